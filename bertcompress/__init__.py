@@ -1,0 +1,63 @@
+"""Make BERT-family encoders small and fast with published methods, and tell the truth about the result.
+
+Importing this package does no work: torch and transformers are loaded when a name first needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from bertcompress import _auto_classes
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "bertcompress.compressors": (
+        "Distill",
+        "ExtractThenDistill",
+        "FineTune",
+        "PostTrainingQuantization",
+        "finetune",
+    ),
+    "bertcompress.data.tasks": ("Task", "load_task"),
+    "bertcompress.encoder.spec": ("EncoderSpec",),
+    "bertcompress.errors": ("BertCompressError",),
+    "bertcompress.evaluation.evaluate": ("evaluate",),
+    "bertcompress.evaluation.loyalty": ("label_loyalty", "probability_loyalty"),
+    "bertcompress.model": ("Model",),
+    "bertcompress.pipeline": ("Pipeline",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__", "metrics"])  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from bertcompress import metrics
+    from bertcompress.compressors import Distill, ExtractThenDistill, FineTune, PostTrainingQuantization, finetune
+    from bertcompress.data.tasks import Task, load_task
+    from bertcompress.encoder.spec import EncoderSpec
+    from bertcompress.errors import BertCompressError
+    from bertcompress.evaluation.evaluate import evaluate
+    from bertcompress.evaluation.loyalty import label_loyalty, probability_loyalty
+    from bertcompress.model import Model
+    from bertcompress.pipeline import Pipeline
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home when it is first asked for."""
+    if name == "metrics":
+        return importlib.import_module("bertcompress.metrics")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'bertcompress' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names for completion."""
+    return __all__
+
+
+_auto_classes.install()

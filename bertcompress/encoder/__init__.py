@@ -1,0 +1,1 @@
+"""Encoders as chains of residual operations: description, network, conversion and surgery."""

@@ -1,0 +1,153 @@
+"""The residual operations that an encoder is a chain of: attention, feed-forward, separable convolution.
+
+Every operation normalises after its residual addition, as BERT does: y = LayerNorm(x + Dropout(operation(x))).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from transformers.activations import ACT2FN
+
+from bertcompress.encoder import spec as specs
+from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
+
+
+@dataclass
+class Trace:
+    """What a forward pass records on request: one (batch, heads, length, length) tensor per attention operation."""
+
+    attentions: bool = False
+    scores: bool = False
+    recorded_attentions: list[Tensor] = field(default_factory=list)
+    recorded_scores: list[Tensor] = field(default_factory=list)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether attention maps have to be materialised."""
+        return self.attentions or self.scores
+
+
+def linear(inputs: int, outputs: int, quantization: specs.Quantization | None) -> nn.Module:
+    """Build a linear map, quantized or not, whose tensors are those of `spec.linear_tensors`."""
+    if quantization is None or quantization.weight_bits == 32:
+        return nn.Linear(inputs, outputs)
+    return QuantizedLinear(inputs, outputs)
+
+
+def embedding(rows: int, size: int, quantization: specs.Quantization | None) -> Embedding | QuantizedEmbedding:
+    """Build an embedding table, quantized or not, whose tensors are those of `spec.embedding_tensors`."""
+    if quantization is None or quantization.embedding_bits == 32:
+        return Embedding(rows, size)
+    return QuantizedEmbedding(rows, size)
+
+
+class AttentionOperation(nn.Module):
+    """Multi-head self-attention with one matrix product for queries, keys and values together."""
+
+    def __init__(self, sizes: specs.Attention, hidden: int, spec: specs.EncoderSpec) -> None:
+        """Build the operation on a residual stream of width `hidden`."""
+        super().__init__()
+        self.num_heads, self.head_size = sizes.num_heads, sizes.head_size
+        width = sizes.num_heads * sizes.head_size
+        self.qkv = linear(hidden, 3 * width, spec.quantization)
+        self.output = linear(width, hidden, spec.quantization)
+        self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
+        self.attention_dropout, self.hidden_dropout = spec.attention_dropout, spec.hidden_dropout
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
+        """Map (batch, length, hidden) to the same shape; `mask` (batch, length) is True at real tokens."""
+        batch, length, _ = hidden.shape
+        qkv = self.qkv(hidden).view(batch, length, 3, self.num_heads, self.head_size)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, L, d)
+        allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
+        dropout = self.attention_dropout if self.training else 0.0
+        if trace.wanted:
+            context = self._explicit(query, key, value, allowed, dropout, trace)
+        else:
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+        context = context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size)
+        return self.norm(hidden + F.dropout(self.output(context), self.hidden_dropout, self.training))
+
+    def _explicit(
+        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, dropout: float, trace: Trace
+    ) -> Tensor:
+        scores = query @ key.transpose(-1, -2) * self.head_size**-0.5  # (B, h, L, L)
+        if trace.scores:
+            trace.recorded_scores.append(scores)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        attention = scores.softmax(-1)
+        if trace.attentions:
+            trace.recorded_attentions.append(attention)
+        return F.dropout(attention, dropout, self.training) @ value
+
+
+class FeedForwardOperation(nn.Module):
+    """Two linear maps with the encoder's activation between them."""
+
+    def __init__(self, sizes: specs.FeedForward, hidden: int, spec: specs.EncoderSpec) -> None:
+        """Build the operation on a residual stream of width `hidden`."""
+        super().__init__()
+        self.intermediate = linear(hidden, sizes.intermediate_size, spec.quantization)
+        self.activation = ACT2FN[spec.activation]
+        self.output = linear(sizes.intermediate_size, hidden, spec.quantization)
+        self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
+        self.hidden_dropout = spec.hidden_dropout
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
+        """Map (batch, length, hidden) to the same shape; each token on its own."""
+        changed = self.output(self.activation(self.intermediate(hidden)))
+        return self.norm(hidden + F.dropout(changed, self.hidden_dropout, self.training))
+
+
+class SeparableStage(nn.Module):
+    """Depthwise then pointwise convolution, GELU, dropout, residual and normalisation."""
+
+    def __init__(self, sizes: specs.SeparableConvolution, hidden: int, spec: specs.EncoderSpec) -> None:
+        """Build one stage on a residual stream of width `hidden`."""
+        super().__init__()
+        self.depthwise = nn.Conv1d(hidden, hidden, sizes.kernel_size, padding=sizes.kernel_size // 2, groups=hidden)
+        self.pointwise = linear(hidden, hidden, spec.quantization)
+        self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
+        self.hidden_dropout = spec.hidden_dropout
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (batch, length, hidden) to the same shape; padded tokens are zeroed before the convolution sees them."""
+        visible = hidden if mask is None else hidden * mask[:, :, None]
+        mixed = self.depthwise(visible.transpose(1, 2)).transpose(1, 2)
+        changed = F.gelu(self.pointwise(mixed))
+        return self.norm(hidden + F.dropout(changed, self.hidden_dropout, self.training))
+
+
+class SeparableConvolutionOperation(nn.Module):
+    """Two separable stages, each residual (NAS-BERT, section 3.1 and figure 1).
+
+    The activation is GELU whatever the encoder's is; dropout is the encoder's hidden dropout, where the paper leaves
+    its rate open.
+    """
+
+    def __init__(self, sizes: specs.SeparableConvolution, hidden: int, spec: specs.EncoderSpec) -> None:
+        """Build the operation on a residual stream of width `hidden`."""
+        super().__init__()
+        self.stages = nn.ModuleList(SeparableStage(sizes, hidden, spec) for _ in range(2))
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
+        """Map (batch, length, hidden) to the same shape; `mask` (batch, length) is True at real tokens."""
+        for stage in self.stages:
+            hidden = stage(hidden, mask)
+        return hidden
+
+
+def build_operation(sizes: specs.Operation, hidden: int, spec: specs.EncoderSpec) -> nn.Module:
+    """Build the module of one operation."""
+    match sizes:
+        case specs.Attention():
+            return AttentionOperation(sizes, hidden, spec)
+        case specs.FeedForward():
+            return FeedForwardOperation(sizes, hidden, spec)
+        case specs.SeparableConvolution():
+            return SeparableConvolutionOperation(sizes, hidden, spec)
