@@ -1,0 +1,294 @@
+"""`evaluate`: a model's task scores, its loyalty to its teacher, its size and its speed, in one call."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.errors import ConfigError, allowed
+from bertcompress.evaluation.efficiency import Measurable, measure_latency
+from bertcompress.evaluation.intervals import bootstrap_interval, percentile_interval, resample_scores
+from bertcompress.evaluation.loyalty import jensen_shannon_distances, label_agreement
+from bertcompress.evaluation.memory import measure_peak_memory
+from bertcompress.evaluation.metrics import metric_function, metric_names
+from bertcompress.evaluation.result import Difference, Evaluation, ModelResult
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from bertcompress.data.base import Task
+
+Array: TypeAlias = npt.NDArray[Any]
+
+KINDS = ("classification", "regression")
+METRICS = ("accuracy", "loyalty", "efficiency")
+ALIASES = {"score": "accuracy"}
+DEFAULT_METRICS = METRICS
+MACS_LENGTH = 128
+
+
+class Outputs(Protocol):
+    """What a model's `predict` returns."""
+
+    @property
+    def logits(self) -> Array:
+        """Logits in the data set's order, (examples, classes)."""
+
+
+class Evaluable(Measurable, Protocol):
+    """What `evaluate` needs of a model; `bertcompress.Model` has it."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The description of the network."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the logits; empty where they are not known."""
+
+    def predict(self, dataset: Dataset) -> Outputs:
+        """Answer every example."""
+
+    def num_parameters(self, embeddings: bool = True) -> int:
+        """Count the weights."""
+
+    def size_in_bytes(self) -> int:
+        """Bytes of all tensors."""
+
+    def macs(self, sequence_length: int) -> int:
+        """Multiply-accumulates of one sequence."""
+
+    def save_pretrained(self, folder: Path) -> object:
+        """Save the model."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model's logits, (n, classes), and its predictions, (n,): classes, or numbers in regression."""
+
+    logits: Array
+    predictions: Array
+
+
+def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tuple[str, ...]:
+    """Return the metrics by their own names, each once; for plans, which must fail before anything is trained.
+
+    Args:
+        metrics: of `METRICS`; "score" is "accuracy", and both mean the task's own scores.
+        kind: of the task.
+        has_teacher: whether there will be one.
+
+    Raises:
+        ConfigError: a metric or the kind of task is not available, or loyalty cannot be had.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"evaluate: the task is of the kind {kind!r}, allowed are {allowed(KINDS)} so far.")
+    if isinstance(metrics, str):
+        raise ConfigError(f"evaluate: metrics is the text {metrics!r}, allowed is a list such as [{metrics!r}].")
+    names = tuple(dict.fromkeys(ALIASES.get(name, name) for name in metrics))
+    for name in names:
+        if name == "robustness":
+            raise ConfigError(
+                "evaluate: robustness (accuracy under attack) is not available yet; leave it out. Available are "
+                f"{allowed((*METRICS, *ALIASES))}."
+            )
+        if name not in METRICS:
+            raise ConfigError(f"evaluate: got the metric {name!r}, allowed are {allowed((*METRICS, *ALIASES))}.")
+    if not names:
+        raise ConfigError(f"evaluate: got no metric, allowed are {allowed((*METRICS, *ALIASES))}.")
+    if "loyalty" in names and kind == "regression":
+        raise ConfigError("evaluate: a regression task has no softmax and so no loyalty; leave 'loyalty' out.")
+    if "loyalty" in names and not has_teacher:
+        raise ConfigError("evaluate: loyalty compares a model with its teacher; give teacher=, or leave 'loyalty' out.")
+    return names
+
+
+def available_metrics(kind: str, *, has_teacher: bool) -> tuple[str, ...]:
+    """Return the metrics that can be had for a kind of task; loyalty needs classes and a teacher."""
+    return tuple(name for name in METRICS if name != "loyalty" or (kind == "classification" and has_teacher))
+
+
+def evaluate(
+    model: Evaluable,
+    task: Task,
+    *,
+    teacher: Evaluable | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    split: str | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Score a model on a task, beside its teacher.
+
+    Args:
+        model: to be evaluated.
+        task: of classification or regression.
+        teacher: to compare with: differences of scores, loyalty, speed-up. All are paired: same examples, same
+            resamples, same rounds of timing.
+        metrics: any of "accuracy" (or "score": the task's own scores), "loyalty" and "efficiency". Left as it is, those
+            that can be had; asked for by name, one that cannot be had is refused.
+        split: of the task; by default test where its labels are known, otherwise validation.
+        seed: of the bootstrap and of the order of timing.
+
+    Raises:
+        ConfigError: an unknown metric, a kind of task that cannot be scored yet, or a model whose classes are not the
+            task's or not in the teacher's order.
+        DataError: the split has no labels to score against.
+    """
+    if metrics is DEFAULT_METRICS and task.kind in KINDS:
+        metrics = available_metrics(task.kind, has_teacher=teacher is not None)
+    wanted = check_metrics(metrics, task.kind, has_teacher=teacher is not None)
+    pair = (model,) if teacher is None else (model, teacher)
+    _check_models(pair, task)
+    split, dataset = task.scoring_split(split)
+    first = _answer(model, dataset, task.kind)
+    subjects = [first if each is model else _answer(each, dataset, task.kind) for each in pair]
+    found = [_sizes(each, len(dataset)) for each in pair]
+    differences: dict[str, Difference] = {}
+    if "accuracy" in wanted:
+        references = np.asarray(dataset["label"])
+        for name in metric_names(task.name, task.kind, task.metric):
+            differences |= _add_score(found, subjects, references, name, seed)
+    if "loyalty" in wanted:
+        _add_loyalty(found, subjects, seed)
+    if "efficiency" in wanted:
+        _add_efficiency(found, pair, dataset, seed)
+    results = [ModelResult(**fields) for fields in found]
+    about = {"name": task.name, "kind": task.kind, "metric": task.metric, "split": split, "labels": list(task.labels)}
+    notes = _notes(subjects, task)
+    return Evaluation(
+        about, results[0], results[1] if teacher is not None else None, differences, MACS_LENGTH, seed, notes
+    )
+
+
+def _check_models(models: Sequence[Evaluable], task: Task) -> None:
+    """Refuse models whose output is not the task's, or whose classes are in different orders."""
+    names = ("the model", "the teacher")
+    for name, model in zip(names, models, strict=False):
+        head, classes = model.spec.head, len(task.labels) or 1
+        if head.task != task.kind or head.num_labels != classes:
+            raise ConfigError(
+                f"evaluate: {name} has a head for {head.task} with {head.num_labels} outputs, the task {task.name!r} "
+                f"is a {task.kind} task and needs {classes}; fine-tune it on this task first."
+            )
+    if task.kind == "classification":
+        named = (
+            (name, tuple(model.labels)) for name, model in zip(names, models, strict=False) if _named(model.labels)
+        )
+        # The teacher comes first: a student that differs from it is told so, before either is held against the task.
+        _check_labels([*reversed(list(named)), (f"the task {task.name!r}", tuple(task.labels))])
+
+
+def _check_labels(named: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    for (name, labels), (other, others) in itertools.pairwise(named):
+        if labels != others:
+            same = "the same classes in another order" if set(labels) == set(others) else "different classes"
+            raise ConfigError(
+                f"evaluate: {name} has the labels {labels}, {other} has {others}: {same}, so logit i means different "
+                "things and neither scores nor loyalty would be right; reorder the rows of the classifier and its "
+                "labels, or fine-tune on this task."
+            )
+
+
+def _named(labels: Sequence[str]) -> bool:
+    """Return whether the labels say anything; transformers' placeholders LABEL_0, LABEL_1, ... do not."""
+    return any(not label.startswith("LABEL_") for label in labels)
+
+
+def _answer(model: Evaluable, dataset: Dataset, kind: str) -> _Subject:
+    logits = np.asarray(model.predict(dataset).logits)
+    if len(logits) != len(dataset) or not np.isfinite(logits).all():
+        raise ConfigError(
+            f"evaluate: a model gave {len(logits)} answers to {len(dataset)} examples, "
+            f"{int((~np.isfinite(logits)).sum())} logits among them NaN or infinite; the model is broken."
+        )
+    # Ties go to the lowest class, as numpy's argmax does; int8 models have them often.
+    return _Subject(logits, logits.reshape(len(logits)) if kind == "regression" else logits.argmax(-1))
+
+
+def _sizes(model: Evaluable, examples: int) -> dict[str, Any]:
+    return {
+        "parameters": model.num_parameters(),
+        "parameters_without_embeddings": model.num_parameters(embeddings=False),
+        "macs": model.macs(MACS_LENGTH),
+        "bytes": model.size_in_bytes(),
+        "file_bytes": None,
+        "examples": examples,
+        "scores": {},
+        "score_intervals": {},
+        "loyalty": {},
+        "loyalty_intervals": {},
+        "measured": {},
+    }
+
+
+def _add_score(
+    found: list[dict[str, Any]], subjects: Sequence[_Subject], references: Array, name: str, seed: int
+) -> dict[str, Difference]:
+    """Add one metric to what was found of each model, and return the difference to the teacher, if there is one."""
+    draws = resample_scores(name, references, [each.predictions for each in subjects], seed=seed)
+    for place, (fields, subject) in enumerate(zip(found, subjects, strict=True)):
+        fields["scores"][name] = metric_function(name)(subject.predictions, references)
+        fields["score_intervals"][name] = percentile_interval(draws[:, place])
+    if len(subjects) == 1:
+        return {}
+    ours, theirs = (fields["scores"][name] for fields in found)
+    interval = percentile_interval(draws[:, 0] - draws[:, 1])
+    return {name: Difference(ours - theirs, interval, ours / theirs if theirs > 0 else None)}
+
+
+def _add_loyalty(found: list[dict[str, Any]], subjects: Sequence[_Subject], seed: int) -> None:
+    """Add the loyalty of each model to the teacher, the teacher's own included: it is 1, or something is wrong."""
+    teacher = subjects[1].logits
+    for fields, subject in zip(found, subjects, strict=True):
+        per_example = {
+            "label": label_agreement(teacher, subject.logits),
+            "probability": 1 - jensen_shannon_distances(teacher, subject.logits),
+            "probability_base_2": 1 - jensen_shannon_distances(teacher, subject.logits, base=2),
+        }
+        fields["loyalty"] = {name: float(values.mean()) for name, values in per_example.items()}
+        fields["loyalty_intervals"] = {
+            name: bootstrap_interval(np.mean, values, seed=seed) for name, values in per_example.items()
+        }
+
+
+def _add_efficiency(found: list[dict[str, Any]], models: Sequence[Evaluable], dataset: Dataset, seed: int) -> None:
+    """Add file size, latency and peak memory; a model that is its own teacher is measured once."""
+    names = ["model", "model" if models[-1] is models[0] else "teacher"][: len(models)]
+    named = dict(zip(names, models, strict=True))
+    latency = measure_latency(named, dataset, baseline=names[1] if len(names) > 1 else None, seed=seed)
+    saved = {}
+    for name, model in named.items():
+        with tempfile.TemporaryDirectory(prefix="bertcompress-") as folder:
+            model.save_pretrained(Path(folder))
+            saved[name] = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+            latency[name] |= measure_peak_memory(Path(folder), dataset)
+    for fields, name in zip(found, names, strict=True):
+        fields["file_bytes"] = saved[name]
+        fields["measured"] = {"latency": latency[name]}
+
+
+def _notes(subjects: Sequence[_Subject], task: Task) -> tuple[str, ...]:
+    """Warn where the models agree far better after renaming classes: their labels may be in different orders.
+
+    Names can agree and weights not (the TinyBERT checkpoints for MNLI). Ten points more is beyond what chance gives.
+    """
+    if len(subjects) < 2 or task.kind != "classification":
+        return ()
+    table = np.zeros((len(task.labels), len(task.labels)))
+    np.add.at(table, (subjects[0].predictions, subjects[1].predictions), 1 / len(subjects[0].predictions))
+    best = table[linear_sum_assignment(table, maximize=True)].sum()
+    if best - np.trace(table) < 0.1:
+        return ()
+    return (
+        f"Suspicious: the two models agree on {100 * np.trace(table):.1f}% of the examples, but would on "
+        f"{100 * best:.1f}% with their classes renamed; check that both number the classes in the same order.",
+    )
