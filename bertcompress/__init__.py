@@ -27,10 +27,30 @@ _HOMES = {
     "bertcompress.evaluation.loyalty": ("label_loyalty", "probability_loyalty"),
     "bertcompress.model": ("Model",),
     "bertcompress.pipeline": ("Pipeline",),
+    "bertcompress.runs": ("plan", "run"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, "__version__", "metrics"])  # noqa: PLE0604
+__all__ = [
+    "BertCompressError",
+    "Distill",
+    "EncoderSpec",
+    "ExtractThenDistill",
+    "FineTune",
+    "Model",
+    "Pipeline",
+    "PostTrainingQuantization",
+    "Task",
+    "__version__",
+    "evaluate",
+    "finetune",
+    "label_loyalty",
+    "load_task",
+    "metrics",
+    "plan",
+    "probability_loyalty",
+    "run",
+]
 
 if TYPE_CHECKING:
     from bertcompress import metrics
@@ -42,6 +62,7 @@ if TYPE_CHECKING:
     from bertcompress.evaluation.loyalty import label_loyalty, probability_loyalty
     from bertcompress.model import Model
     from bertcompress.pipeline import Pipeline
+    from bertcompress.runs import plan, run
 
 
 def __getattr__(name: str) -> Any:

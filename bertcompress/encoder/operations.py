@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from bertcompress.encoder import spec as specs
@@ -70,7 +70,8 @@ class AttentionOperation(nn.Module):
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
         context = context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size)
-        return self.norm(hidden + F.dropout(self.output(context), self.hidden_dropout, self.training))
+        changed: Tensor = self.norm(hidden + F.dropout(self.output(context), self.hidden_dropout, self.training))
+        return changed
 
     def _explicit(
         self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, dropout: float, trace: Trace
@@ -100,8 +101,9 @@ class FeedForwardOperation(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
         """Map (batch, length, hidden) to the same shape; each token on its own."""
-        changed = self.output(self.activation(self.intermediate(hidden)))
-        return self.norm(hidden + F.dropout(changed, self.hidden_dropout, self.training))
+        inner = self.output(self.activation(self.intermediate(hidden)))
+        changed: Tensor = self.norm(hidden + F.dropout(inner, self.hidden_dropout, self.training))
+        return changed
 
 
 class SeparableStage(nn.Module):
@@ -119,8 +121,9 @@ class SeparableStage(nn.Module):
         """Map (batch, length, hidden) to the same shape; padded tokens are zeroed before the convolution sees them."""
         visible = hidden if mask is None else hidden * mask[:, :, None]
         mixed = self.depthwise(visible.transpose(1, 2)).transpose(1, 2)
-        changed = F.gelu(self.pointwise(mixed))
-        return self.norm(hidden + F.dropout(changed, self.hidden_dropout, self.training))
+        inner = F.gelu(self.pointwise(mixed))
+        changed: Tensor = self.norm(hidden + F.dropout(inner, self.hidden_dropout, self.training))
+        return changed
 
 
 class SeparableConvolutionOperation(nn.Module):

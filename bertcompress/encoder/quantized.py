@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 LEVELS = 127  # symmetric range -127..127: -128 has no positive partner
+SMALLEST = 1e-30  # peak of an all-zero row, so that nothing is divided by zero
 
 
 def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return int8 codes shaped like `values` and one step size per row, so that codes * step is near `values`.
 
-    The step of a row is its largest magnitude / 127 (symmetric, round to nearest even); an all-zero row has step 1.
+    The step of a row is its largest magnitude / 127 (symmetric, round to nearest even). It is small, and the codes are
+    zero, where the row is all zero.
     """
-    step = values.abs().amax(dim=-1) / LEVELS
-    step = torch.where(step > 0, step, torch.ones_like(step))
-    codes = torch.round(values / step.unsqueeze(-1)).clamp_(-LEVELS, LEVELS).to(torch.int8)
-    return codes, step
+    peak = values.abs().amax(dim=-1, keepdim=True).clamp_min_(SMALLEST)
+    codes = (values * (LEVELS / peak)).round_().to(torch.int8)
+    return codes, peak.squeeze(-1) / LEVELS
 
 
 def int8_linear(inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor | None) -> Tensor:
@@ -30,13 +31,13 @@ def int8_linear(inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor | None
     """
     rows = inputs.reshape(-1, inputs.shape[-1]).float()  # (rows, in)
     quantized, row_step = quantize_rows(rows)
-    if rows.device.type == "cpu":
-        product = torch._int_mm(quantized, codes.t()).float()
+    # torch's int8 product gives wrong numbers for an inner dimension of 1 (seen with 2.13).
+    if rows.device.type == "cpu" and rows.shape[1] > 1:
+        product = torch._int_mm(quantized, codes.t())
     else:
         product = quantized.float() @ codes.float().t()
-    scaled = product.mul_(row_step.unsqueeze(-1)).mul_(step)
-    if bias is not None:
-        scaled = scaled.add_(bias)
+    scaled = product * row_step.unsqueeze(-1)
+    scaled = scaled * step if bias is None else torch.addcmul(bias, scaled, step)
     return scaled.view(*inputs.shape[:-1], codes.shape[0])
 
 

@@ -58,7 +58,7 @@ class Quantization:
         for name in ("weight_bits", "embedding_bits", "activation_bits"):
             if getattr(self, name) not in (8, 32):
                 raise ConfigError(
-                    f"Quantization.{name}: got {getattr(self, name)!r}, allowed are 8 (int8) and 32 (float, not quantized)."
+                    f"Quantization.{name}: got {getattr(self, name)!r}, allowed are 8 (int8) and 32 (float)."
                 )
         if (self.weight_bits == 32) != (self.activation_bits == 32):
             raise ConfigError(
