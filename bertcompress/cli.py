@@ -1,0 +1,273 @@
+"""The command line: each command is a few lines over the library, which it imports only when it runs."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bertcompress import __version__
+from bertcompress.errors import BertCompressError, ConfigError, allowed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bertcompress.config import RunConfig
+    from bertcompress.encoder.spec import EncoderSpec
+    from bertcompress.pipeline.planning import PlannedStep
+
+MACS_LENGTH = 128  # tokens of the sequence that multiply-accumulates are counted for
+MIB = 1 << 20
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+
+class _Commands(TyperGroup):
+    """Commands whose expected failures end in one message on stderr and no traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; the library's own errors become exit code 2, Ctrl-C becomes 130."""
+        try:
+            return super().invoke(ctx)
+        except BertCompressError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            count = len(getattr(error, "problems", ()))  # of a configuration
+            typer.echo(f"{count} problems:\n{error}" if count > 1 else str(error), err=True)
+            raise typer.Exit(USAGE_ERROR) from None
+        except KeyboardInterrupt:
+            typer.echo(f"\nStopped.{_how_to_resume(ctx.invoked_subcommand)}", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _how_to_resume(command: str | None) -> str:
+    if command != "run":
+        return ""
+    again = shlex.join(["bertcompress", *sys.argv[1:]])
+    return f" Finished steps are kept; to go on from the last checkpoint, run the same again:\n  {again}"
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+Config = Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="The run's YAML file.", show_default=False)]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: compress.0.epochs=2. May be given again."),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The run's folder; default: runs/ and the file's name.")
+]
+
+
+def main() -> None:
+    """Run the command line; `--debug` may stand anywhere."""
+    arguments = sys.argv[1:]
+    if "--debug" in arguments:
+        arguments = ["--debug", *(each for each in arguments if each != "--debug")]
+    app(args=arguments, prog_name="bertcompress")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bertcompress {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Make BERT-family encoders small and fast, and measure what it cost and brought."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("bertcompress")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+@app.command()
+def run(config: Config, set_: Sets = None, output: Output = None) -> None:
+    """Do everything a file says: fine-tune the teacher, compress, evaluate, report. Resumes where it stopped."""
+    loaded = _load(config, set_)
+    folder = output or Path(loaded.output or f"runs/{config.stem}")
+    from bertcompress import runs
+
+    typer.echo(f"Report: {runs.run(loaded, folder)}")
+
+
+@app.command()
+def plan(config: Config, set_: Sets = None) -> None:
+    """Show size, speed and cost of every step before it is made; trains nothing."""
+    loaded = _load(config, set_)
+    from rich.console import Console
+
+    from bertcompress import runs
+
+    console = Console()
+    # A file or pipe has no width: the table is not cut there.
+    console = console if console.is_terminal else Console(width=160)
+    console.print(plan_table(loaded.name, runs.plan(loaded)))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder or name.", show_default=False)],
+    task: Annotated[str, typer.Option("--task", help="A task's name or file.", show_default=False)],
+    teacher: Annotated[str | None, typer.Option("--teacher", help="The model to be loyal to, the baseline.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option("--metrics", help="Of accuracy,loyalty,efficiency; default: all that can be had.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Default: test if its labels are known.")] = None,
+) -> None:
+    """Score a model on a task: accuracy, loyalty to its teacher, size and speed."""
+    names = _names(metrics)  # before the slow imports
+    from bertcompress.data.tasks import load_task
+
+    loaded = load_task(task)
+    from bertcompress.evaluation.evaluate import DEFAULT_METRICS
+    from bertcompress.evaluation.evaluate import evaluate as measure
+    from bertcompress.model import Model
+
+    baseline = Model.from_pretrained(teacher, loaded) if teacher else None
+    subject = Model.from_pretrained(model, loaded)
+    typer.echo(str(measure(subject, loaded, teacher=baseline, metrics=names or DEFAULT_METRICS, split=split)))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; default: the only run's.")
+    ] = None,
+) -> None:
+    """Write one HTML page and a Markdown file that compare runs."""
+    from bertcompress.report import write_report
+
+    typer.echo(f"Report: {write_report(runs, output)}")
+
+
+@app.command()
+def methods() -> None:
+    """List the compression methods with their settings and defaults."""
+    from bertcompress.compressors import METHODS
+    from bertcompress.config.schema import first_sentence
+    from bertcompress.config.values import fields_of
+    from bertcompress.training.settings import TrainingSettings
+
+    shared = tuple(fields_of(TrainingSettings))
+    for name, cls in METHODS.items():
+        trains = issubclass(cls, TrainingSettings)
+        typer.echo(f"{name}: {first_sentence(cls)}{' Also takes the training settings.' if trains else ''}")
+        _list_fields(cls, leave_out=shared if trains else ())
+    typer.echo("training settings:")
+    _list_fields(TrainingSettings)
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks that load by name."""
+    from bertcompress.data.tasks import TASKS
+
+    width = max(map(len, TASKS))
+    for name, about in TASKS.items():
+        typer.echo(f"{name:{width}}  {about.kind:14}  {about.metric:20}  {about.source}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a run's YAML file, for editors."""
+    import json
+
+    from bertcompress.config import schema as make
+
+    typer.echo(json.dumps(make(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine and installation can do, with a hint for whatever is missing."""
+    from bertcompress.doctor import examine
+
+    findings = examine()
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        typer.echo(f"{finding.mark} {finding.name:{width}}  {finding.found}")
+        if finding.hint:
+            typer.echo(f"  {'':{width}}  -> {finding.hint}")
+    if any(finding.broken for finding in findings):
+        raise typer.Exit(1)
+
+
+def _load(config: Path, set_: Sequence[str] | None) -> RunConfig:
+    from bertcompress.config import load_config
+
+    return load_config(config, set_ or ())
+
+
+def _names(metrics: str | None) -> list[str]:
+    """Return the names in `--metrics`; none stands for all that can be had."""
+    from bertcompress.config import EVALUATIONS
+
+    names = [name.strip() for name in metrics.split(",")] if metrics is not None else []
+    for name in names:
+        if name not in EVALUATIONS:
+            raise ConfigError(f"--metrics: got {name!r}, allowed are {allowed(EVALUATIONS)}, with commas between them.")
+    return names
+
+
+def _list_fields(cls: type[Any], leave_out: Sequence[str] = ()) -> None:
+    from bertcompress.config.schema import attributes, default_of
+    from bertcompress.config.values import describe, fields_of, is_required
+
+    about = attributes(cls)
+    for name, (hint, field) in fields_of(cls).items():
+        if name not in leave_out:
+            default = "required" if is_required(field) else f"default {default_of(field)!r}"
+            typer.echo(f"    {name} ({describe(hint)}; {default}): {about.get(name, '')}".rstrip(": "))
+
+
+def plan_table(name: str, steps: Sequence[PlannedStep]) -> Table:
+    """Return the planned steps as a table.
+
+    Args:
+        name: the run's name.
+        steps: with their specs and estimated costs.
+    """
+    from rich.table import Table
+
+    table = Table(title=f"Plan of {name} (times, memory and energy are estimates)", title_justify="left")
+    table.add_column("step", overflow="fold")
+    for column in ("layers", "hidden", "parameters", f"MACs@{MACS_LENGTH}", "MiB", "time", "memory MiB", "energy Wh"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for step in steps:
+        spec = step.spec
+        sizes = (str(spec.num_layers), _widths(spec), f"{spec.parameters():,}", _giga(spec.macs(MACS_LENGTH)))
+        costs = (_seconds(step.seconds), f"{step.memory_mib:.0f}", f"{step.energy_kwh * 1000:.2f}")
+        table.add_row(step.name, *sizes, f"{spec.bytes() / MIB:.1f}", *costs)
+    return table
+
+
+def _widths(spec: EncoderSpec) -> str:
+    """Return the width of the stream, or its range where layers differ."""
+    widths = [layer.hidden_size for layer in spec.layers]
+    return str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)}-{max(widths)}"
+
+
+def _giga(number: int) -> str:
+    return f"{number / 1e9:.2f} G" if number >= 1e7 else f"{number / 1e6:.2f} M"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

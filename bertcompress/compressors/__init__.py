@@ -1,0 +1,23 @@
+"""The compressors: frozen dataclasses of hyper-parameters with `plan` and `compress`.
+
+Importing them loads no torch, so configurations are checked at once; `compress` loads what it needs.
+"""
+
+from bertcompress.compressors.base import METHODS, Compressor, Context, register
+from bertcompress.compressors.distill import Distill
+from bertcompress.compressors.extract import ExtractThenDistill
+from bertcompress.compressors.fine_tune import FineTune, finetune
+from bertcompress.compressors.quantize import PostTrainingQuantization
+
+register(FineTune, Distill, ExtractThenDistill, PostTrainingQuantization)
+
+__all__ = [
+    "METHODS",
+    "Compressor",
+    "Context",
+    "Distill",
+    "ExtractThenDistill",
+    "FineTune",
+    "PostTrainingQuantization",
+    "finetune",
+]

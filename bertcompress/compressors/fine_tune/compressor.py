@@ -1,0 +1,56 @@
+"""Fine-tuning: the same encoder, trained on the task's labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bertcompress.compressors.base import Context, refuse_quantized, require_task
+from bertcompress.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from bertcompress.data.tasks import Task
+    from bertcompress.encoder.spec import EncoderSpec
+    from bertcompress.model import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTune(TrainingSettings):
+    """Train all weights on the task's labels: how a teacher is made, and how a student is finished."""
+
+    method: ClassVar[str] = "fine_tune"
+
+    def plan(self, spec: EncoderSpec, task: Task | None, *, teacher: EncoderSpec | None = None) -> EncoderSpec:
+        """Return the spec unchanged.
+
+        Raises:
+            ConfigError: the encoder is quantized.
+        """
+        refuse_quantized(self.method, spec)
+        return spec
+
+    def compress(
+        self, model: Model, task: Task | None, *, teacher: Model | None = None, context: Context | None = None
+    ) -> Model:
+        """Return a model trained on the task's labels; a teacher is not used.
+
+        Raises:
+            ConfigError: there is no task, or the model's head does not answer it.
+        """
+        from bertcompress.compressors.fitting import fit, step_of
+        from bertcompress.model import Model
+
+        self.plan(model.spec, task)
+        task = require_task(self.method, task)
+        tuned = model.copy()
+        result = fit(self.method, tuned, task, self, weights={"hard": 1.0}, context=context)
+        return Model(tuned.network, model.tokenizer, task, (*model.history, step_of(self, result)), model.labels)
+
+
+def finetune(model: Model, task: Task, **settings: Any) -> Model:
+    """Fine-tune a model on a task; `settings` are the fields of `FineTune`, such as `epochs=3`.
+
+    Raises:
+        ConfigError: a setting is unknown or impossible, or the model's head does not answer the task.
+    """
+    return FineTune(**settings).compress(model, task)

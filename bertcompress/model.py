@@ -1,0 +1,318 @@
+"""`Model`: the wrapper that every compressor takes and gives back."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import html
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoTokenizer
+
+from bertcompress.data.batching import evaluation_batches
+from bertcompress.data.features import featurize
+from bertcompress.data.sources import resolve_model
+from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
+from bertcompress.encoder.convert import default_pooler, from_chain, load_chain
+from bertcompress.encoder.network import ChainPreTrainedModel, build
+from bertcompress.encoder.spec import EncoderSpec, Head
+from bertcompress.errors import CheckpointError, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bertcompress.data.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+HISTORY = "history.json"
+PREDICTION_TOKENS = 4096  # padded tokens in one forward of `predict`
+_HEADS = {
+    "classification": "classification",
+    "regression": "regression",
+    "tagging": "tagging",
+    "question_answering": "question_answering",
+    "embedding": "none",
+    "unlabelled": "masked_lm",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that was done to a model.
+
+    Attributes:
+        method: the compressor's name in YAML, such as `distill`.
+        settings: its hyper-parameters.
+        curves: lists of (optimizer step, value) by name: loss, score, learning_rate.
+        facts: what else is worth knowing, such as the teacher layer that each layer came from; reproducible.
+        measured: what varies from run to run: seconds, peak memory.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Logits (examples, classes) in the order of the data set, and the gold labels where they are known."""
+
+    logits: npt.NDArray[np.float32]
+    labels: npt.NDArray[Any] | None = None
+
+
+class Model:
+    """A network with its tokenizer, its task, and the history of what was done to it.
+
+    Attributes:
+        network: a torch module, one of the networks of `bertcompress.encoder.network`.
+        tokenizer: the transformers tokenizer that belongs to it.
+        task: what it was trained for, or None.
+        labels: names of the classes in the order of the logits; empty where there are none.
+        history: the steps that made it, oldest first.
+    """
+
+    def __init__(
+        self,
+        network: ChainPreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task | None = None,
+        history: Sequence[Step] = (),
+        labels: Sequence[str] = (),
+    ) -> None:
+        """Put the parts together; `labels` default to the task's."""
+        self.network = network
+        self.tokenizer = tokenizer
+        self.task = task
+        self.history = tuple(history)
+        self.labels = tuple(labels) or (tuple(task.labels) if task is not None else ())
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The description of the network."""
+        return self.network.spec
+
+    @property
+    def max_length(self) -> int:
+        """The longest input in tokens that both tokenizer and network take."""
+        return int(min(self.tokenizer.model_max_length, self.spec.embeddings.max_positions))
+
+    def num_parameters(self, embeddings: bool = True) -> int:
+        """Count the weights, with or without the embedding tables; a quantized weight counts as one."""
+        return self.spec.parameters(embeddings)
+
+    def size_in_bytes(self) -> int:
+        """Bytes of the weights as they are stored; the saved file has a header of some kilobytes on top."""
+        return self.spec.bytes()
+
+    def macs(self, sequence_length: int) -> int:
+        """Multiply-accumulates of one forward pass over one sequence of `sequence_length` tokens."""
+        return self.spec.macs(sequence_length)
+
+    def predict(
+        self, dataset: Dataset, *, max_length: int | None = None, max_tokens: int = PREDICTION_TOKENS
+    ) -> Predictions:
+        """Compute logits for every example, in the order of the data set.
+
+        Args:
+            dataset: with the columns `text`, `text_pair` for pairs, and `label` if known.
+            max_length: tokens an example is cut to; by default all that the network takes.
+            max_tokens: padded tokens in one forward.
+
+        Raises:
+            ConfigError: the network has no head that gives one row of logits for an example.
+        """
+        if self.spec.head.task not in ("classification", "regression"):
+            raise ConfigError(
+                f"predict: the model's head is {self.spec.head.task!r}, allowed are classification and regression; "
+                "load the model with a task: Model.from_pretrained(name, task=task)."
+            )
+        features = featurize(dataset, self.tokenizer, max_length=max_length or self.max_length)
+        logits = np.zeros((len(features), self.spec.head.num_labels), np.float32)
+        device = next(iter(self.network.state_dict().values())).device
+        was_training = self.network.training
+        self.network.eval()
+        with torch.inference_mode():
+            for indices in evaluation_batches(features.lengths, max_tokens):
+                batch = features.collate(indices)
+                inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids")}
+                logits[indices] = self.network(**inputs).logits.float().cpu().numpy()
+        self.network.train(was_training)
+        return Predictions(logits, features.labels)
+
+    def copy(self) -> Model:
+        """Return a model that shares no weights with this one."""
+        return Model(copy.deepcopy(self.network), self.tokenizer, self.task, self.history, self.labels)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Save network, tokenizer and history to a folder that `from_pretrained` and transformers can load."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        steps = [dataclasses.asdict(step) for step in self.history]
+        text = json.dumps({"labels": list(self.labels), "steps": steps}, indent=1, default=str)
+        (folder / HISTORY).write_text(text + "\n", encoding="utf-8")
+        logger.info("saved %s: %.2f MiB of weights", folder, self.size_in_bytes() / 2**20)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, task: Task | None = None, *, seed: int = 0) -> Model:
+        """Load a model: a folder of ours, or any BERT, RoBERTa, DistilBERT or ELECTRA checkpoint.
+
+        Args:
+            name: a local folder, a folder under `$BERTCOMPRESS_DATA`, `minilm-l6`, or a name on the Hugging Face hub.
+            task: what the model is to do. A head that the checkpoint lacks is drawn from `seed`.
+            seed: for new weights.
+
+        Raises:
+            CheckpointError: the files are missing, damaged, or of a newer format.
+            ConversionError: the architecture is none of those above.
+        """
+        found = resolve_model(str(name))
+        source = str(name) if found is None else str(found)
+        head = None if task is None else _head_for(task, source)
+        labels = () if task is None else tuple(task.labels)
+        network = load_chain(source, head, seed=seed, labels=labels)
+        if task is not None and task.kind == "classification":
+            _align_labels(network, _saved_labels(source), labels, seed)
+        tokenizer = _load_tokenizer(source)
+        saved_labels, history = _read_history(Path(source))
+        return cls(network.eval(), tokenizer, task, history, labels or saved_labels or _config_labels(network))
+
+    @classmethod
+    def from_spec(
+        cls, spec: EncoderSpec, tokenizer: PreTrainedTokenizerBase, task: Task | None = None, *, seed: int = 0
+    ) -> Model:
+        """Build a model with random weights drawn from `seed`; torch's global generator is left as it was."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return cls(build(spec, () if task is None else task.labels), tokenizer, task)
+
+    def to_bert(self) -> PreTrainedModel:
+        """Return the network as a plain transformers BERT, which needs no bertcompress to load.
+
+        Raises:
+            ConversionError: BERT cannot express it; the message says why and what can.
+        """
+        return from_chain(self.network, "bert")
+
+    def _facts(self) -> dict[str, str]:
+        spec = self.spec
+        widths = sorted({layer.hidden_size for layer in spec.layers})
+        return {
+            "layers": str(spec.num_layers),
+            "hidden": "/".join(map(str, widths)),
+            "head": spec.head.task + (f" ({', '.join(self.labels)})" if self.labels else ""),
+            "parameters": f"{self.num_parameters() / 1e6:.2f} M ({self.num_parameters(embeddings=False) / 1e6:.2f} M "
+            "without embeddings)",
+            "weights": f"{self.size_in_bytes() / 2**20:.2f} MiB"
+            + (", int8" if spec.quantization is not None else ", float32"),
+            "MACs": f"{self.macs(128) / 1e6:.0f} M at 128 tokens",
+            "history": " > ".join(step.method for step in self.history) or "none",
+        }
+
+    def __repr__(self) -> str:
+        """Describe the model on one line."""
+        return "Model(" + ", ".join(f"{name}: {value}" for name, value in self._facts().items()) + ")"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self._facts().items()
+        )
+        return f"<table>{rows}</table>"
+
+
+def head_for(task: Task, pooler: str) -> Head:
+    """Return the head that a task needs; `pooler` is used where one vector stands for the whole input."""
+    kind = _HEADS[task.kind]
+    match kind:
+        case "classification":
+            return Head(kind, len(task.labels), pooler)
+        case "regression":
+            return Head(kind, 1, pooler)
+        case "question_answering":
+            return Head(kind, 2)
+        case "tagging":
+            return Head(kind, len(task.labels))
+    return Head(kind)
+
+
+def _head_for(task: Task, source: str) -> Head:
+    return head_for(task, default_pooler(source))
+
+
+def _saved_labels(source: str) -> tuple[str, ...]:
+    """Return the class names in a checkpoint's configuration; none where it has only placeholders."""
+    names = read_config(checkpoint_folder(source)).get("id2label") or {}
+    labels = tuple(str(names[number]) for number in sorted(names, key=int))
+    return () if all(label.upper().startswith("LABEL_") for label in labels) else labels
+
+
+def _align_labels(network: ChainPreTrainedModel, saved: tuple[str, ...], wanted: tuple[str, ...], seed: int) -> None:
+    """Bring the output layer into the task's order of classes; draw it anew where the classes are others."""
+    if saved == wanted or len(saved) != len(wanted):
+        return  # load_chain has drawn a new layer where the number differs
+    layer = network.classifier
+    if {name.lower() for name in saved} == {name.lower() for name in wanted}:
+        places = [[name.lower() for name in saved].index(name.lower()) for name in wanted]
+        logger.warning("the checkpoint orders its classes %s; reordered to the task's %s", list(saved), list(wanted))
+        with torch.no_grad():
+            layer.weight.copy_(layer.weight[places].clone())
+            layer.bias.copy_(layer.bias[places].clone())
+        return
+    logger.warning("the checkpoint's classes are %s, the task's are %s: new output layer", list(saved), list(wanted))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        layer.weight.normal_(0.0, network.spec.initializer_range, generator=generator)
+        layer.bias.zero_()
+
+
+def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{source} has no tokenizer that transformers can load ({error}); put tokenizer.json beside the weights."
+        ) from error
+
+
+def _read_history(folder: Path) -> tuple[tuple[str, ...], tuple[Step, ...]]:
+    path = folder / HISTORY
+    if not path.is_file():
+        return (), ()
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(saved["labels"]), tuple(Step(**step) for step in saved["steps"])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Save or copy the model again.") from error
+
+
+def _config_labels(network: ChainPreTrainedModel) -> tuple[str, ...]:
+    names = network.config.id2label
+    return tuple(names[place] for place in sorted(names)) if network.spec.head.task == "classification" else ()
+
+
+def check_same_labels(teacher: Model, student_labels: Sequence[str]) -> None:
+    """Refuse a teacher whose classes are not the student's, in the same order.
+
+    Raises:
+        DataError: names both label orders; probabilities would be compared between different classes.
+    """
+    if tuple(teacher.labels) != tuple(student_labels):
+        raise DataError(
+            f"teacher and student order their labels differently: teacher {list(teacher.labels)}, student "
+            f"{list(student_labels)}; fine-tune the teacher on the same task."
+        )

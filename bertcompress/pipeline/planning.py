@@ -1,0 +1,110 @@
+"""What a run will cost: sizes from the descriptions alone, times from a few real steps on random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import AutoTokenizer
+
+from bertcompress.compressors.distill.compressor import Distillation
+from bertcompress.data.features import featurize
+from bertcompress.data.sources import resolve_model
+from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
+from bertcompress.encoder.convert import default_pooler, spec_from_config
+from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.evaluation.cost import estimate_cost
+from bertcompress.model import head_for
+from bertcompress.pipeline.run import TEACHER
+from bertcompress.training.estimate import estimate_forward_seconds, estimate_seconds
+from bertcompress.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from bertcompress.pipeline.run import Run
+
+MIB = 2**20
+LIBRARIES_MIB = 600  # resident memory of torch and transformers before anything is loaded
+FIXED_SECONDS = 2.0  # loading, tokenizing and saving of one step
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A step before it is made.
+
+    Attributes:
+        name: of its folder.
+        spec: of the model that will come out; its sizes are exact.
+        seconds: estimate of the time on this machine.
+        memory_mib: estimate of the peak memory while it is made.
+        energy_kwh: estimate, under the assumptions of `bertcompress.evaluation.cost`.
+    """
+
+    name: str
+    spec: EncoderSpec
+    seconds: float
+    memory_mib: float
+    energy_kwh: float
+
+
+def plan_run(run: Run) -> list[PlannedStep]:
+    """Return every step of a run with its sizes, and estimates of what it will cost; trains nothing.
+
+    Raises:
+        ConfigError: a step cannot work on what the step before it gives.
+    """
+    found = resolve_model(run.teacher)
+    source = checkpoint_folder(run.teacher if found is None else found)
+    head = head_for(run.task, default_pooler(source))
+    teacher = run.fine_tune.plan(spec_from_config(read_config(source), head), run.task)
+    chain = run.pipeline.plan(teacher, run.task)
+    lengths = _Lengths(run, AutoTokenizer.from_pretrained(source))
+    steps: list[tuple[str, Any, EncoderSpec]] = [(TEACHER, run.fine_tune, teacher)]
+    steps += [(name, step, spec) for (name, step), (_, spec) in zip(run.pipeline.named_steps, chain, strict=True)]
+    return [_planned(name, step, spec, teacher, lengths) for name, step, spec in steps]
+
+
+class _Lengths:
+    """Tokens of every example of train and validation, cut to a step's length."""
+
+    def __init__(self, run: Run, tokenizer: Any) -> None:
+        self.run, self.tokenizer = run, tokenizer
+        self.known: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+
+    def of(self, split: str, max_length: int) -> npt.NDArray[np.int64]:
+        """Return the lengths, (examples,); none where there is no such split."""
+        data = self.run.task.splits.get(split)
+        if data is None:
+            return np.zeros(0, np.int64)
+        if (split, max_length) not in self.known:
+            self.known[split, max_length] = featurize(data, self.tokenizer, max_length=max_length).lengths
+        return self.known[split, max_length]
+
+
+def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, lengths: _Lengths) -> PlannedStep:
+    seconds, memory = FIXED_SECONDS, LIBRARIES_MIB + spec.bytes() / MIB
+    if isinstance(step, TrainingSettings) and step.epochs > 0:
+        learns = isinstance(step, Distillation)
+        needs = step.needs() if isinstance(step, Distillation) else frozenset()
+        train = lengths.of("train", step.max_length)
+        seconds += estimate_seconds(spec, teacher if learns else None, train, step, needs)
+        validation = lengths.of("validation", step.max_length)
+        if len(validation):
+            scores = max(1, round(step.epochs * step.evaluations_per_epoch))
+            seconds += scores * estimate_forward_seconds(spec, validation, step)
+        memory += _training_mib(spec, step, int(train.max(initial=1))) + (teacher.bytes() / MIB if learns else 0)
+    return PlannedStep(name, spec, seconds, memory, estimate_cost(seconds).energy_kwh)
+
+
+def _training_mib(spec: EncoderSpec, settings: TrainingSettings, length: int) -> float:
+    """Estimate what training adds: gradients, two moments, the best weights so far, and activations kept for backward.
+
+    Activations follow Korthikanti et al. 2022, equation 1, in 4 bytes where they count 2.
+    """
+    states = 4 * spec.parameters() * 4
+    tokens = min(settings.max_tokens, settings.batch_size * length)
+    heads = sum(getattr(each, "num_heads", 0) for layer in spec.layers for each in layer.operations)
+    widths = sum(layer.hidden_size for layer in spec.layers)
+    return (states + 2 * tokens * (34 * widths + 5 * heads * length)) / MIB

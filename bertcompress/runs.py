@@ -1,0 +1,68 @@
+"""From a YAML file to a report: the run that a configuration describes, and its plan."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bertcompress.config import RunConfig, load_config
+from bertcompress.pipeline.chain import Pipeline
+
+if TYPE_CHECKING:
+    from bertcompress.pipeline.planning import PlannedStep
+    from bertcompress.pipeline.run import Run
+
+
+def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) -> Run:
+    """Load the task of a configuration and return its run; nothing is trained or written.
+
+    Args:
+        config: a configuration, or the path of its YAML file.
+        folder: of the run; by default the configuration's, else `runs/` and its name.
+
+    Raises:
+        ConfigError: the configuration cannot work.
+        DataError: the task's data are missing or malformed.
+    """
+    from bertcompress.data.tasks import load_task
+    from bertcompress.pipeline.run import Run
+
+    loaded = config if isinstance(config, RunConfig) else load_config(config)
+    return Run(
+        name=loaded.name,
+        task=load_task(loaded.task),
+        teacher=loaded.teacher.model,
+        fine_tune=loaded.teacher.fine_tune,
+        pipeline=Pipeline(loaded.compress),
+        metrics=loaded.evaluate,
+        folder=Path(folder or loaded.output or Path("runs") / loaded.name),
+        config=loaded.to_yaml(),
+        command=shlex.join(["bertcompress", *sys.argv[1:]]) if Path(sys.argv[0]).name == "bertcompress" else "",
+    )
+
+
+def run(config: RunConfig | str | Path, folder: str | Path | None = None) -> Path:
+    """Do everything a configuration says, skipping what its folder holds already; return the path of the report.
+
+    Raises:
+        BertCompressError: the configuration cannot work, or a step failed; finished steps are kept.
+    """
+    from bertcompress.report import write_cards, write_report
+
+    prepared = prepare(config, folder)
+    prepared.execute()
+    write_cards(prepared.folder)
+    return write_report([prepared.folder])
+
+
+def plan(config: RunConfig | str | Path) -> list[PlannedStep]:
+    """Return size, time, memory and energy of every step of a configuration; trains nothing.
+
+    Raises:
+        ConfigError: the configuration cannot work.
+    """
+    from bertcompress.pipeline.planning import plan_run
+
+    return plan_run(prepare(config))

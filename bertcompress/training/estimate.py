@@ -1,0 +1,171 @@
+"""How long a training will take: a few of its own steps, on random weights and random tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertcompress.data.batching import evaluation_batches
+from bertcompress.data.features import Features
+from bertcompress.encoder.network import build
+from bertcompress.encoder.spec import Attention, EncoderSpec
+from bertcompress.training.objectives import Objective
+from bertcompress.training.plan import Indices, StepPlan
+from bertcompress.training.precision import autocast, resolve_precision
+from bertcompress.training.randomness import preserved
+from bertcompress.training.session import Session
+from bertcompress.training.settings import TrainingSettings
+from bertcompress.training.teacher import MIB, TeacherOutputs, evaluating, run_network
+from bertcompress.training.terms import Batch, Term
+
+SAMPLES = 5  # batches that are timed, after one that is not
+
+
+class _Probe(Term):
+    """Reads all that an objective would read; its value means nothing."""
+
+    name = "probe"
+
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
+        outputs = [value for value in student.values() if isinstance(value, Tensor)]
+        for need in ("hidden_states", "attention_scores"):
+            outputs.extend(student.get(need) or ())
+        return torch.stack([output.float().square().mean() for output in outputs]).sum()
+
+
+def estimate_seconds(
+    student: EncoderSpec,
+    teacher: EncoderSpec | None,
+    lengths: NDArray[np.integer[Any]],
+    settings: TrainingSettings,
+    needs: Collection[str] = frozenset(),
+    *,
+    cache_mib: float = 2048,
+) -> float:
+    """Return the seconds that a training will take on this machine in one process, without scores and loading.
+
+    A few of the run's own steps, from short to long, are timed; the others follow from a line through these.
+
+    Args:
+        student: what is trained.
+        teacher: what it learns from, if anything.
+        lengths: tokens of each training example, (n,).
+        settings: of the training.
+        needs: outputs beside the logits that the objective reads.
+        cache_mib: as for `TeacherOutputs`.
+    """
+    plan = StepPlan(lengths, settings)
+    if not plan.total:
+        return 0.0
+    with preserved():
+        features = _random_features(plan.lengths, student)
+        live = teacher is not None and bool(needs) and _kept_mib(teacher, plan.lengths, needs) > cache_mib
+        total = _training_seconds(student, teacher if live else None, features, settings, needs)
+        if teacher is not None and not live:
+            total += estimate_forward_seconds(teacher, plan.lengths, settings, needs)
+    return total
+
+
+def estimate_forward_seconds(
+    spec: EncoderSpec,
+    lengths: NDArray[np.integer[Any]],
+    settings: TrainingSettings,
+    needs: Collection[str] = frozenset(),
+) -> float:
+    """Return the seconds that one pass without gradients over examples of these lengths takes, as a score does."""
+    with preserved():
+        features = _random_features(np.asarray(lengths, dtype=np.int64), spec)
+        batches = evaluation_batches(features.lengths, settings.max_tokens)
+        network = build(spec)
+        precision = resolve_precision(settings.precision, "cpu")
+
+        def run(place: int) -> None:
+            with evaluating(network), torch.inference_mode(), autocast(precision, torch.device("cpu")):
+                run_network(network, features.collate(batches[place]), sorted(needs))
+
+        return _extrapolated(run, [_padded(batch, features.lengths) for batch in batches])
+
+
+def _training_seconds(
+    student: EncoderSpec,
+    teacher: EncoderSpec | None,
+    features: Features,
+    settings: TrainingSettings,
+    needs: Collection[str],
+) -> float:
+    objective, outputs = _probe(needs, teacher is not None), None
+    if teacher is not None:
+        limits = {"max_tokens": settings.max_tokens, "precision": settings.precision}
+        outputs = TeacherOutputs(build(teacher), features, needs=needs, cache_mib=0, **limits)  # type: ignore[arg-type]
+    session = Session(build(student), objective, features, settings, outputs, None, "estimate")
+    plan = session.plan
+    epoch = range(min(plan.total, plan.steps_per_epoch))
+    sizes = [sum(_padded(part, plan.lengths) for part in plan.micro_batches(plan.groups(step))) for step in epoch]
+
+    def run(step: int) -> None:
+        session.state.step = step
+        session.step()
+
+    try:
+        return _extrapolated(run, sizes) * plan.total / len(epoch)
+    finally:
+        session.close()
+
+
+def _probe(needs: Collection[str], with_teacher: bool) -> Objective:
+    probe = _Probe()
+    probe.needs, probe.needs_teacher = frozenset(needs), with_teacher  # type: ignore[misc]
+    return Objective({"probe": probe}, {"probe": 1.0})
+
+
+def _extrapolated(run: Callable[[int], None], sizes: Sequence[int]) -> float:
+    """Time some of the numbered jobs and return the seconds that all of them take, given their sizes."""
+    order = np.argsort(sizes, kind="stable")
+    picks = [int(order[round(share * (len(order) - 1))]) for share in np.linspace(0.1, 0.9, SAMPLES)]
+    run(picks[SAMPLES // 2])  # the first pays for memory and kernels
+    taken = []
+    for pick in picks:
+        began = time.perf_counter()
+        run(pick)
+        taken.append(time.perf_counter() - began)
+    known, wanted = np.array([sizes[pick] for pick in picks], float), np.array(sizes, float)
+    if np.ptp(known) == 0:
+        return float(np.median(taken)) * len(sizes)
+    slope, base = np.polyfit(known, taken, 1)
+    if slope <= 0 or base < 0:  # noise: a line through the origin
+        slope, base = float(np.median(np.array(taken) / known)), 0.0
+    return float((base + slope * wanted).sum())
+
+
+def _random_features(lengths: NDArray[np.int64], spec: EncoderSpec) -> Features:
+    table, random = spec.embeddings, np.random.default_rng(0)
+    kept = np.minimum(lengths, table.max_positions)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+    # Squared: a few tokens are common and most are rare, as in a language.
+    ids = (random.random(int(offsets[-1])) ** 2 * table.vocab_size).astype(np.int32)
+    return Features(ids, np.zeros(len(ids), np.int8), offsets, None, table.pad_token_id)
+
+
+def _kept_mib(spec: EncoderSpec, lengths: NDArray[np.int64], needs: Collection[str]) -> float:
+    """Return MiB of the teacher's outputs, two bytes a number, as `TeacherOutputs` would keep them."""
+    heads = sum(
+        operation.num_heads
+        for layer in spec.layers
+        for operation in layer.operations
+        if isinstance(operation, Attention)
+    )
+    numbers = {
+        "hidden_states": int(lengths.sum()) * sum(spec.widths),
+        "attention_scores": int((lengths**2).sum()) * heads,
+    }
+    return sum(numbers[need] for need in needs) * 2 / MIB
+
+
+def _padded(indices: Indices, lengths: NDArray[np.int64]) -> int:
+    return len(indices) * int(lengths[indices].max())

@@ -1,0 +1,205 @@
+"""What a training minimises: a weighted sum of terms.
+
+The loss of an optimizer step is
+
+    sum_k weight_k * (sum of term k over all examples of the step) / (number of term k's units in the step)
+
+where a unit is an example, a token, or a pair of tokens of one example, never a pad. The counts follow from the
+lengths alone, so they are known before the first forward, and micro-batches, accumulated groups and processes
+add up to the same gradient, whatever the split.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.errors import ConfigError, allowed
+from bertcompress.training.mapping import Mapping as LayerMapping
+from bertcompress.training.mapping import resolve_mapping
+from bertcompress.training.terms import (
+    AttentionTerm,
+    Batch,
+    HardTerm,
+    HiddenTerm,
+    LogitsTerm,
+    SoftTerm,
+    Term,
+)
+
+__all__ = [
+    "TERMS",
+    "AttentionTerm",
+    "HardTerm",
+    "HiddenTerm",
+    "LogitsTerm",
+    "Objective",
+    "SoftTerm",
+    "Term",
+    "build_objective",
+    "count_units",
+    "resolve_mapping",
+]
+
+TERMS = ("hard", "soft", "logits", "hidden", "attention")
+
+
+class Objective(nn.Module):
+    """A weighted sum of terms, each divided by the number of its units in the whole optimizer step."""
+
+    def __init__(self, terms: Mapping[str, Term], weights: Mapping[str, float]) -> None:
+        """Take the terms and a weight for each, under the same names.
+
+        Raises:
+            ConfigError: the names differ, there are none, or a weight is not a positive finite number.
+        """
+        super().__init__()
+        if not terms or set(terms) != set(weights):
+            raise ConfigError(f"Objective: got weights for {sorted(weights)}, allowed are the terms {sorted(terms)}.")
+        for name, weight in weights.items():
+            if not math.isfinite(weight) or weight <= 0:
+                raise ConfigError(f"Objective: the weight of {name!r} is {weight}, allowed is a finite number above 0.")
+        self.terms = nn.ModuleDict(dict(terms))
+        self.weights = {name: float(weights[name]) for name in terms}
+
+    def _terms(self) -> list[Term]:
+        return [term for term in self.terms.values() if isinstance(term, Term)]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Outputs beside the logits that the terms read."""
+        return frozenset().union(*(term.needs for term in self._terms()))
+
+    @property
+    def teacher_places(self) -> dict[str, frozenset[int]]:
+        """Which entries of the teacher's hidden states and scores the terms read."""
+        places: dict[str, frozenset[int]] = {}
+        for term in self._terms():
+            for need, read in term.teacher_places().items():
+                places[need] = places.get(need, frozenset()) | read
+        return places
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares with a teacher."""
+        return any(term.needs_teacher for term in self._terms())
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether any term reads labels."""
+        return any(term.needs_labels for term in self._terms())
+
+    def forward(self, student: Any, teacher: Any, batch: Batch, counts: Mapping[str, int]) -> Tensor:
+        """Return this micro-batch's share of the step's loss, a scalar.
+
+        Args:
+            student: the student's ModelOutput.
+            teacher: the teacher's, or None if no term needs one.
+            batch: the collated micro-batch.
+            counts: units in the whole step, from `count_units`.
+        """
+        shares = [
+            term(student, teacher, batch) * (self.weights[term.name] / counts[term.unit]) for term in self._terms()
+        ]
+        return torch.stack(shares).sum()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the terms and weights as JSON types."""
+        return {"terms": [term.describe() for term in self._terms()], "weights": self.weights}
+
+
+def count_units(lengths: NDArray[np.integer[Any]]) -> dict[str, int]:
+    """Return the number of examples, tokens and pairs of tokens in examples of these lengths (tokens, no pads)."""
+    wide = lengths.astype(np.int64)
+    return {"example": len(wide), "token": int(wide.sum()), "token_pair": int((wide * wide).sum())}
+
+
+def build_objective(
+    weights: Mapping[str, float],
+    *,
+    student: EncoderSpec,
+    teacher: EncoderSpec | None = None,
+    mapping: LayerMapping = "uniform",
+    temperature: float = 2.0,
+    kind: str = "classification",
+    seed: int = 0,
+) -> Objective:
+    """Build the objective that the weights describe; terms of weight 0 are left out.
+
+    Args:
+        weights: weight of each of "hard", "soft", "logits", "hidden", "attention".
+        student: the network that learns.
+        teacher: the network it learns from, if any.
+        mapping: pairs of layers for "hidden" and "attention", see `resolve_mapping`.
+        temperature: of "soft", above 0.
+        kind: the task's kind.
+        seed: of the projections' initial weights.
+
+    Raises:
+        ConfigError: a term is unknown or cannot work with these networks and this kind of task.
+    """
+    wanted = _checked_weights(weights)
+    terms: dict[str, Term] = {}
+    for name in wanted:
+        if name == "hard":
+            terms[name] = _hard_term(kind)
+        elif teacher is None:
+            raise ConfigError(f"objective {name!r} compares with a teacher, and there is none; use 'hard' alone.")
+        elif name in ("soft", "logits"):
+            terms[name] = _output_term(name, student, teacher, temperature)
+        else:
+            pairs = resolve_mapping(mapping, student.num_layers, teacher.num_layers)
+            hidden = name == "hidden"
+            terms[name] = (
+                HiddenTerm(pairs, student, teacher, seed) if hidden else AttentionTerm(pairs, student, teacher)
+            )
+    return Objective(terms, wanted)
+
+
+def _checked_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    for name, weight in weights.items():
+        if name not in TERMS:
+            raise ConfigError(f"objective: got the term {name!r}, allowed are {allowed(TERMS)}.")
+        number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+        if not number or not math.isfinite(weight) or weight < 0:
+            raise ConfigError(f"objective: the weight of {name!r} is {weight!r}, allowed is a finite number from 0 up.")
+    wanted = {name: float(weights[name]) for name in TERMS if weights.get(name, 0)}
+    if not wanted:
+        raise ConfigError(f"objective: no term has a weight above 0; give one to any of {allowed(TERMS)}.")
+    return wanted
+
+
+def _hard_term(kind: str) -> Term:
+    kinds = ("classification", "regression")
+    if kind not in kinds:
+        raise ConfigError(f"objective 'hard': the task's kind is {kind!r}, allowed are {allowed(kinds)}.")
+    return HardTerm(kind)
+
+
+def _output_term(name: str, student: EncoderSpec, teacher: EncoderSpec, temperature: float) -> Term:
+    heads = (student.head, teacher.head)
+    if any(head.task not in ("classification", "regression") for head in heads):
+        raise ConfigError(
+            f"objective {name!r} compares logits per example; the student's head is {heads[0].task!r} and the "
+            f"teacher's {heads[1].task!r}, allowed are 'classification' and 'regression'."
+        )
+    if heads[0].num_labels != heads[1].num_labels:
+        raise ConfigError(
+            f"objective {name!r}: the student has {heads[0].num_labels} labels and the teacher {heads[1].num_labels}; "
+            "allowed is the same number: fine-tune the teacher on this task first."
+        )
+    if name == "logits":
+        return LogitsTerm()
+    if heads[0].num_labels == 1:
+        raise ConfigError("objective 'soft': one label has only one probability, 1; use 'logits' for regression.")
+    number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+    if not number or not math.isfinite(temperature) or temperature <= 0:
+        raise ConfigError(f"temperature: got {temperature!r}, allowed is a finite number above 0.")
+    return SoftTerm(float(temperature))

@@ -1,0 +1,158 @@
+"""The suite that every compressor must pass."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from bertcompress.compressors import (
+    METHODS,
+    Context,
+    Distill,
+    ExtractThenDistill,
+    FineTune,
+    PostTrainingQuantization,
+)
+from bertcompress.errors import ConfigError
+from bertcompress.pipeline import Pipeline
+
+QUICK = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "max_length": 32, "precision": "fp32"}
+CASES = {
+    "fine_tune": FineTune(**QUICK),
+    "distill-all-terms": Distill(**QUICK, objective={"hard": 1, "soft": 1, "hidden": 1, "attention": 1}),
+    "distill-pairs": Distill(**QUICK, objective="hidden", mapping=((1, 2), (4, 4))),
+    "extract-only": ExtractThenDistill(epochs=0, num_layers=2, hidden_size=12, head_size=4, intermediate_size=20),
+    "extract-depth": ExtractThenDistill(**QUICK, num_layers=2),
+    "extract-width": ExtractThenDistill(**QUICK, hidden_size=10, num_heads=1, intermediate_size=8),
+    "quantization": PostTrainingQuantization(),
+    "quantization-weights-float": PostTrainingQuantization(weight_bits=32, activation_bits=32),
+}
+everyone = pytest.mark.parametrize("compressor", CASES.values(), ids=CASES.keys())
+
+
+def weights_of(model):
+    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def same_weights(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_no_compressor_is_left_out():
+    assert {type(each) for each in CASES.values()} == set(METHODS.values())
+
+
+@everyone
+def test_plan_is_what_comes_out(compressor, model, task):
+    planned = compressor.plan(model.spec, task)
+    assert compressor.compress(model, task).spec == planned
+
+
+@everyone
+def test_network_has_the_planned_tensors(compressor, model, task):
+    compressed = compressor.compress(model, task)
+    found = {name: tuple(tensor.shape) for name, tensor in compressed.network.state_dict().items()}
+    assert found == {tensor.name: tensor.shape for tensor in compressed.spec.tensors()}
+
+
+@everyone
+def test_input_and_teacher_are_untouched(compressor, model, task):
+    teacher = model.copy()
+    before, history = weights_of(model), model.history
+    compressed = compressor.compress(model, task, teacher=teacher)
+    assert same_weights(before, weights_of(model))
+    assert same_weights(before, weights_of(teacher))
+    assert model.history == history
+    assert not model.network.training
+    mine = {tensor.data_ptr() for tensor in model.network.state_dict().values()}
+    assert not mine & {tensor.data_ptr() for tensor in compressed.network.state_dict().values()}
+
+
+@everyone
+def test_same_settings_give_the_same_weights(compressor, model, task):
+    torch.manual_seed(1)
+    first = compressor.compress(model, task)
+    torch.manual_seed(2)
+    assert same_weights(weights_of(first), weights_of(compressor.compress(model, task)))
+
+
+@everyone
+def test_history_tells_what_was_done(compressor, model, task):
+    step = compressor.compress(model, task).history[-1]
+    assert step.method == compressor.method
+    again = METHODS[step.method](**{name: value for name, value in step.settings.items()})
+    assert again.plan(model.spec, task) == compressor.plan(model.spec, task)
+    json.dumps([step.settings, step.curves, step.facts, step.measured])
+
+
+LOAD = """
+import json, sys
+import numpy as np
+import bertcompress as bc
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+folder, texts = sys.argv[1], json.loads(sys.argv[2])
+model = bc.Model.from_pretrained(folder)
+ours = model.predict(Dataset.from_dict({"text": texts})).logits
+network = AutoModelForSequenceClassification.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
+batch = tokenizer(texts, return_tensors="pt", padding=True)
+same = model.network(**batch).logits.equal(network(**batch).logits)
+answers = pipeline("text-classification", model=network, tokenizer=tokenizer)(texts)
+print(json.dumps([ours.tolist(), bool(same), [a["label"] for a in answers]]))
+"""
+
+
+@everyone
+def test_fresh_process_loads_the_same_logits(compressor, model, task, tmp_path):
+    compressed = compressor.compress(model, task)
+    compressed.save_pretrained(tmp_path)
+    texts = list(task.test["text"])
+    command = [sys.executable, "-c", LOAD, str(tmp_path), json.dumps(texts)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    logits, same, labels = json.loads(printed.splitlines()[-1])
+    expected = compressed.predict(task.test).logits
+    np.testing.assert_array_equal(np.array(logits, np.float32), expected)
+    assert same
+    assert labels == [task.labels[place] for place in expected.argmax(-1)]
+
+
+@everyone
+def test_file_is_as_small_as_planned(compressor, model, task, tmp_path):
+    compressed = compressor.compress(model, task)
+    compressed.save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("*.safetensors")
+    header = 200 * len(compressed.spec.tensors())  # names, shapes and offsets as JSON
+    assert compressed.size_in_bytes() <= file.stat().st_size <= compressed.size_in_bytes() + header
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
+
+
+@everyone
+def test_checkpoints_change_nothing(compressor, model, task, tmp_path):
+    plain = compressor.compress(model, task)
+    kept = compressor.compress(model, task, context=Context(tmp_path / "checkpoint"))
+    assert same_weights(weights_of(plain), weights_of(kept))
+
+
+@everyone
+def test_quantization_comes_last(compressor, model, task):
+    with pytest.raises(ConfigError, match=r"compress\[1\] .*quantized"):
+        Pipeline([PostTrainingQuantization(), compressor]).plan(model.spec, task)
+
+
+def test_int8_file_is_a_quarter(model, task, tmp_path):
+    compressed = PostTrainingQuantization().compress(model, task)
+    float_tables = sum(tensor.size_in_bytes for tensor in model.spec.tensors() if len(tensor.shape) == 2)
+    int8_tables = sum(tensor.size_in_bytes for tensor in compressed.spec.tensors() if tensor.dtype == "I8")
+    classifier = 2 * 16 * 4
+    assert int8_tables == (float_tables - classifier) / 4
+    assert {tensor.dtype for tensor in compressed.network.state_dict().values()} == {torch.int8, torch.float32}
+
+
+def test_quantization_needs_no_task(model):
+    assert PostTrainingQuantization().compress(model, None).spec.quantization is not None

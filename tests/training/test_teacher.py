@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bertcompress.errors import ConfigError
+from bertcompress.training.teacher import TeacherOutputs, run_network
+
+from .conftest import make_features, make_network, make_spec
+
+NEEDS = frozenset({"hidden_states", "attention_scores"})
+
+
+@pytest.mark.parametrize("cache_mib", [0, 64])
+def test_a_batch_gets_what_the_teacher_says_to_it(cache_mib, tmp_path):
+    features, network = make_features(), make_network(make_spec(dropout=0.3))
+    outputs = TeacherOutputs(network, features, needs=NEEDS, precision="fp32", cache_mib=cache_mib, folder=tmp_path)
+    indices = np.array([5, 0, 17])
+    batch = features.collate(indices)
+    taught = outputs.batch(indices, batch)
+    assert outputs.live == (cache_mib == 0)
+    with torch.no_grad():
+        expected = run_network(network, batch, sorted(NEEDS))
+    assert torch.allclose(taught.logits, expected.logits, atol=1e-5)
+    mask = batch["attention_mask"].bool()
+    for own, wanted in zip(taught.hidden_states, expected.hidden_states, strict=True):
+        assert torch.allclose(own[mask], wanted[mask], atol=1e-5)
+    pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(expected.attention_scores[0])
+    for own, wanted in zip(taught.attention_scores, expected.attention_scores, strict=True):
+        assert torch.allclose(own[pairs], wanted[pairs], atol=1e-5)
+
+
+def test_logits_are_computed_once():
+    features, network = make_features(), make_network(make_spec())
+    calls = []
+    network.register_forward_hook(lambda module, inputs, output: calls.append(1))
+    outputs = TeacherOutputs(network, features, max_tokens=60)
+    for _ in range(3):
+        for index in range(len(features)):
+            outputs.batch(np.array([index]), features.collate([index]))
+    padded = len(features) * 12
+    assert len(calls) <= padded // 60 + 1
+
+
+def test_only_what_is_read_is_kept(tmp_path):
+    features, network = make_features(), make_network(make_spec(layers=4))
+    places = {"hidden_states": {2, 4}}
+    outputs = TeacherOutputs(network, features, needs={"hidden_states"}, places=places, folder=tmp_path)
+    taught = outputs.batch(np.array([1]), features.collate([1]))
+    assert [state is None for state in taught.hidden_states] == [True, True, False, True, False]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_budget_that_is_too_small_means_computing_again():
+    features, network = make_features(), make_network(make_spec())
+    outputs = TeacherOutputs(network, features, needs=NEEDS, cache_mib=1e-4)
+    outputs.prepare()
+    assert outputs.live
+
+
+def test_unknown_outputs_are_refused():
+    with pytest.raises(ConfigError, match="'attentions'"):
+        TeacherOutputs(make_network(make_spec()), make_features(), needs={"attentions"})
