@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from bertcompress.pipeline.planning import PlannedStep
 
 MACS_LENGTH = 128  # tokens of the sequence that multiply-accumulates are counted for
-MIB = 1 << 20
 USAGE_ERROR, INTERRUPTED = 2, 130
 
 
@@ -247,13 +246,16 @@ def plan_table(name: str, steps: Sequence[PlannedStep]) -> Table:
 
     table = Table(title=f"Plan of {name} (times, memory and energy are estimates)", title_justify="left")
     table.add_column("step", overflow="fold")
-    for column in ("layers", "hidden", "parameters", f"MACs@{MACS_LENGTH}", "MiB", "time", "memory MiB", "energy Wh"):
+    for column in ("layers", "hidden", "parameters", f"MACs@{MACS_LENGTH}", "bytes", "time", "memory MiB", "energy Wh"):
         table.add_column(column, justify="right", no_wrap=True)
     for step in steps:
         spec = step.spec
         sizes = (str(spec.num_layers), _widths(spec), f"{spec.parameters():,}", _giga(spec.macs(MACS_LENGTH)))
         costs = (_seconds(step.seconds), f"{step.memory_mib:.0f}", f"{step.energy_kwh * 1000:.2f}")
-        table.add_row(step.name, *sizes, f"{spec.bytes() / MIB:.1f}", *costs)
+        table.add_row(step.name, *sizes, f"{spec.bytes():,}", *costs)
+    total = _seconds(sum(step.seconds for step in steps)), "", f"{sum(step.energy_kwh for step in steps) * 1000:.2f}"
+    table.add_section()
+    table.add_row("all steps", *[""] * 5, *total)
     return table
 
 

@@ -36,6 +36,14 @@ logger = logging.getLogger(__name__)
 
 HISTORY = "history.json"
 PREDICTION_TOKENS = 4096  # padded tokens in one forward of `predict`
+_VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 _HEADS = {
     "classification": "classification",
     "regression": "regression",
@@ -187,7 +195,7 @@ class Model:
         network = load_chain(source, head, seed=seed, labels=labels)
         if task is not None and task.kind == "classification":
             _align_labels(network, _saved_labels(source), labels, seed)
-        tokenizer = _load_tokenizer(source)
+        tokenizer = _load_tokenizer(source, network.spec.embeddings.vocab_size)
         saved_labels, history = _read_history(Path(source))
         return cls(network.eval(), tokenizer, task, history, labels or saved_labels or _config_labels(network))
 
@@ -280,13 +288,21 @@ def _align_labels(network: ChainPreTrainedModel, saved: tuple[str, ...], wanted:
         layer.bias.zero_()
 
 
-def _load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def _load_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that lies beside the weights; transformers would make an empty one where there is none."""
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise CheckpointError(f"{folder} has no tokenizer; put one of {', '.join(_VOCABULARIES)} beside the weights.")
     try:
-        return AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
+        raise CheckpointError(f"{source} has no tokenizer that transformers can load: {error}") from error
+    if len(tokenizer) > vocab_size:
         raise CheckpointError(
-            f"{source} has no tokenizer that transformers can load ({error}); put tokenizer.json beside the weights."
-        ) from error
+            f"{source}: the tokenizer knows {len(tokenizer)} tokens, the network embeds {vocab_size}; "
+            "put the network's own tokenizer beside its weights."
+        )
+    return tokenizer
 
 
 def _read_history(folder: Path) -> tuple[tuple[str, ...], tuple[Step, ...]]:

@@ -20,7 +20,7 @@ def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) ->
 
     Args:
         config: a configuration, or the path of its YAML file.
-        folder: of the run; by default the configuration's, else `runs/` and its name.
+        folder: of the run; by default the configuration's, else `runs/` and the file's stem or the run's name.
 
     Raises:
         ConfigError: the configuration cannot work.
@@ -30,6 +30,7 @@ def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) ->
     from bertcompress.pipeline.run import Run
 
     loaded = config if isinstance(config, RunConfig) else load_config(config)
+    stem = loaded.name if isinstance(config, RunConfig) else Path(config).stem
     return Run(
         name=loaded.name,
         task=load_task(loaded.task),
@@ -37,7 +38,7 @@ def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) ->
         fine_tune=loaded.teacher.fine_tune,
         pipeline=Pipeline(loaded.compress),
         metrics=loaded.evaluate,
-        folder=Path(folder or loaded.output or Path("runs") / loaded.name),
+        folder=Path(folder or loaded.output or Path("runs") / stem),
         config=loaded.to_yaml(),
         command=shlex.join(["bertcompress", *sys.argv[1:]]) if Path(sys.argv[0]).name == "bertcompress" else "",
     )
@@ -51,10 +52,13 @@ def run(config: RunConfig | str | Path, folder: str | Path | None = None) -> Pat
     """
     from bertcompress.report import write_cards, write_report
 
+    def report(made: Path) -> None:
+        write_cards(made)
+        write_report([made])
+
     prepared = prepare(config, folder)
-    prepared.execute()
-    write_cards(prepared.folder)
-    return write_report([prepared.folder])
+    prepared.execute(report)
+    return prepared.folder / "report.html"
 
 
 def plan(config: RunConfig | str | Path) -> list[PlannedStep]:

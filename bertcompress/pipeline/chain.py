@@ -31,9 +31,13 @@ class Pipeline:
         """Keep the steps.
 
         Raises:
-            ConfigError: one of them is no compressor.
+            ConfigError: one of them is no compressor, or is a chain itself.
         """
         for place, step in enumerate(steps):
+            if isinstance(step, Pipeline):
+                raise ConfigError(
+                    f"Pipeline: step {place + 1} is a Pipeline; put its steps into this one: [*inner.steps]."
+                )
             if not isinstance(step, Compressor) or isinstance(step, type):
                 raise ConfigError(
                     f"Pipeline: step {place + 1} is {step!r}, allowed are compressors such as Distill(epochs=3)."
@@ -58,7 +62,8 @@ class Pipeline:
             try:
                 spec = step.plan(spec, task, teacher=source)
             except ConfigError as error:
-                raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
+                problem = str(error).removeprefix(f"{step.method}: ")
+                raise ConfigError(f"compress[{place}] {step.method}: {problem}") from error
             planned.append((name, spec))
         return planned
 

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from bertcompress import __version__
-from bertcompress.compressors.base import Compressor, Context, settings_of
+from bertcompress.compressors.base import Compressor, Context, require_task, settings_of
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.evaluation.evaluate import MACS_LENGTH, check_metrics, evaluate
 from bertcompress.model import Model
 from bertcompress.pipeline.chain import Pipeline
 from bertcompress.pipeline.environment import describe_environment
-from bertcompress.pipeline.folder import (
-    STEP_FILE,
-    RunFolder,
-    fingerprint,
-    to_json,
-    weights_fingerprint,
-    write_atomically,
-)
+from bertcompress.pipeline.folder import RunFolder, fingerprint, model_fingerprint, to_json
+from bertcompress.pipeline.stopwatch import Stopwatch
+from bertcompress.training.checkpoint import digest
+from bertcompress.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from bertcompress.compressors.fine_tune import FineTune
@@ -66,59 +57,75 @@ class Run:
     config: str = ""
     command: str = ""
 
-    def execute(self) -> Path:
+    def execute(self, finish: Callable[[Path], object] | None = None) -> Path:
         """Do what has not been done yet, and return the path of results.json.
+
+        Args:
+            finish: called with the folder when the results are written, while no other run can take it.
 
         Raises:
             ConfigError: the chain cannot work; nothing has been trained or written then.
-            RunError: another run owns the folder.
+            DataError: the task has nothing to score on; likewise.
+            RunError: another run owns the folder, it cannot be written, or the disk is full.
         """
-        metrics = check_metrics(self.metrics, self.task.kind, has_teacher=True)
-        base = Model.from_pretrained(self.teacher, self.task, seed=self.fine_tune.seed)
-        self.pipeline.plan(self.fine_tune.plan(base.spec, self.task), self.task)
+        metrics, origin = self._check()
         folder = RunFolder(self.folder)
         with folder.owned():
             if self.config:
                 folder.write("config.yaml", self.config)
             folder.write("environment.json", to_json({**describe_environment(), "command": self.command}))
-            names = self._steps(folder, base)
-            return folder.write("results.json", to_json(self._results(folder, names, metrics)))
+            results = self._work(folder, metrics, origin)
+            folder.tidy()
+            if finish is not None:
+                finish(self.folder)
+        return results
 
-    def _steps(self, folder: RunFolder, base: Model) -> list[str]:
-        """Do the teacher and every compressor that is not there yet; return their names."""
-        origin = fingerprint(base.spec.to_dict(), _state_digest(base), base.labels)
-        self._step(folder, TEACHER, self.fine_tune, base, None, [origin])
-        names, place = [TEACHER], folder.step(TEACHER)
-        source = weights_fingerprint(place)
-        for name, step in self.pipeline.named_steps:
-            inputs = [weights_fingerprint(place), source]
-            self._step(folder, name, step, place, folder.step(TEACHER), inputs)
-            names.append(name)
-            place = folder.step(name)
-        return names
+    def _check(self) -> tuple[tuple[str, ...], str]:
+        """Plan everything; return the metrics, and a digest of the model that the teacher is made from."""
+        metrics = check_metrics(self.metrics, self.task.kind, has_teacher=True)
+        self.task.scoring_split()
+        for step in (self.fine_tune, *self.pipeline.steps):
+            if isinstance(step, TrainingSettings) and step.epochs > 0:
+                require_task(step.method, self.task)
+        base = self._base()
+        self.pipeline.plan(self.fine_tune.plan(base.spec, self.task), self.task)
+        return metrics, digest(base.spec.to_dict(), base.labels, _tokenizer_facts(base), base.network)
 
-    def _step(
-        self,
-        folder: RunFolder,
-        name: str,
-        step: Compressor,
-        source: Model | Path,
-        teacher: Path | None,
-        inputs: Sequence[str],
-    ) -> None:
-        """Do one step, unless the folder holds it already with the same settings and inputs."""
-        mark = fingerprint(__version__, step.method, settings_of(step), self.task.fingerprint(), list(inputs))
-        if folder.finished(name, mark) is not None:
-            logger.info("%s: done before, taken as it is", name)
-            return
+    def _base(self) -> Model:
+        return Model.from_pretrained(self.teacher, self.task, seed=self.fine_tune.seed)
+
+    def _work(self, folder: RunFolder, metrics: Sequence[str], origin: str) -> Path:
+        """Make and judge step after step; results.json has those so far, so that a run can be reported any time."""
+        judged: list[dict[str, Any]] = []
+        before, made_of, task = None, [origin], self.task.fingerprint()
+        teacher = ""
+        for name, step in [(TEACHER, self.fine_tune), *self.pipeline.named_steps]:
+            mark = fingerprint(__version__, step.method, _lasting_settings(step), task, made_of)
+            record = folder.finished(name, mark)
+            new = record is None
+            if record is None:
+                record = self._make(folder, name, step, before, mark)
+            else:
+                logger.info("%s: done before, taken as it is", name)
+            judged.append(self._judged(folder, record, metrics))
+            if new:
+                folder.write("results.json", to_json(self._results(judged)))
+            before, made = folder.step(name), model_fingerprint(record)
+            teacher = teacher or made
+            made_of = [made, teacher]
+        return folder.write("results.json", to_json(self._results(judged)))
+
+    def _make(self, folder: RunFolder, name: str, step: Compressor, before: Path | None, mark: str) -> dict[str, Any]:
+        """Do one step and move it into its place; `before` is what it works on, None for the teacher."""
         logger.info("%s: %s", name, step.method)
-        started, work = time.perf_counter(), folder.work(name)
-        model = source if isinstance(source, Model) else Model.from_pretrained(source, self.task)
-        learned_from = None if teacher is None else Model.from_pretrained(teacher, self.task)
-        result = step.compress(model, self.task, teacher=learned_from, context=Context(work / "checkpoint", name))
-        finished = work / "model"
-        shutil.rmtree(finished, ignore_errors=True)
-        result.save_pretrained(finished)
+        work = folder.work(name)
+        with Stopwatch(work, mark) as stopwatch:
+            model = self._base() if before is None else Model.from_pretrained(before, self.task)
+            teacher = None if before is None else Model.from_pretrained(folder.step(TEACHER), self.task)
+            result = step.compress(model, self.task, teacher=teacher, context=Context(work / "checkpoint", name))
+            draft = work / "model"
+            shutil.rmtree(draft, ignore_errors=True)
+            result.save_pretrained(draft)
         last = result.history[-1]
         record = {
             "name": name,
@@ -127,14 +134,12 @@ class Run:
             "fingerprint": mark,
             "curves": dict(last.curves),
             "facts": dict(last.facts),
-            "measured": {"seconds": time.perf_counter() - started, **last.measured},
+            "measured": {"seconds": stopwatch.seconds, **last.measured},
         }
-        write_atomically(finished / STEP_FILE, to_json(record))
-        folder.complete(name, finished)
+        return folder.complete(name, draft, record)
 
-    def _results(self, folder: RunFolder, names: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
-        """Judge every model beside the teacher, as results.json has it."""
-        teacher = Model.from_pretrained(folder.step(TEACHER), self.task)
+    def _results(self, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what results.json says."""
         split, _ = self.task.scoring_split()
         counts = {name: len(data) for name, data in self.task.splits.items()}
         return {
@@ -151,13 +156,15 @@ class Run:
                 "source": self.task.source,
             },
             "macs_length": MACS_LENGTH,
-            "models": [self._judged(folder, name, teacher, metrics) for name in names],
+            "models": list(judged),
         }
 
-    def _judged(self, folder: RunFolder, name: str, teacher: Model, metrics: Sequence[str]) -> dict[str, Any]:
+    def _judged(self, folder: RunFolder, record: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+        """Judge a finished step beside the teacher, as results.json has it; both as they were saved."""
+        name: str = record["name"]
         logger.info("%s: evaluating", name)
+        teacher = Model.from_pretrained(folder.step(TEACHER), self.task)
         model = teacher if name == TEACHER else Model.from_pretrained(folder.step(name), self.task)
-        record = json.loads((folder.step(name) / STEP_FILE).read_text(encoding="utf-8"))
         found = evaluate(model, self.task, teacher=teacher, metrics=metrics, seed=self.fine_tune.seed).to_dict()
         cost = estimate_cost(record["measured"]["seconds"]).to_dict()
         weights = sorted(folder.step(name).glob("*.safetensors"))
@@ -177,9 +184,17 @@ class Run:
         }
 
 
-def _state_digest(model: Model) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _lasting_settings(step: Compressor) -> dict[str, Any]:
+    """Return the settings that a step's outcome depends on; who watches it does not count."""
+    return {name: value for name, value in settings_of(step).items() if name != "trackers"}
+
+
+def _tokenizer_facts(model: Model) -> dict[str, Any]:
+    """Return all that makes a tokenizer, but not where it was loaded from."""
+    tokenizer = model.tokenizer
+    rules = getattr(tokenizer, "backend_tokenizer", None)
+    return {
+        "rules": sorted(tokenizer.get_vocab().items()) if rules is None else rules.to_str(),
+        "special_tokens": tokenizer.special_tokens_map,
+        "max_length": tokenizer.model_max_length,
+    }

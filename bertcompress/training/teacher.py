@@ -3,7 +3,8 @@
 Logits are small and always kept. Hidden states and attention scores are kept in memory-mapped files where those
 that the objective reads fit a stated budget, and are otherwise recomputed on the student's own micro-batch. Kept
 values come from a pass over all examples in a fixed order, so what a batch is taught does not depend on when the
-training was interrupted or on how many processes share it.
+training was interrupted. Several processes share that pass for the logits, and always recompute the rest; kept
+values are rounded to half precision unless the teacher runs in fp32, where both ways agree up to rounding.
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ def test_the_plan_is_a_table_of_sizes_and_costs() -> None:
     console.print(cli.plan_table("tiny", steps))
     rows = [line.split("│") for line in console.export_text().splitlines() if "│" in line]
     cells = [[cell.strip() for cell in row[1:-1]] for row in rows]
-    sizes = ["2", "64", f"{small.parameters():,}", f"{small.macs(128) / 1e9:.2f} G", f"{small.bytes() / 2**20:.1f}"]
+    sizes = ["2", "64", f"{small.parameters():,}", f"{small.macs(128) / 1e9:.2f} G", f"{small.bytes():,}"]
     assert cells == [
         ["0-teacher", *sizes, "1.5 h", "512", "12.30"],
         [
@@ -274,11 +274,12 @@ def test_the_plan_is_a_table_of_sizes_and_costs() -> None:
             "4-8",
             f"{mixed.parameters():,}",
             f"{mixed.macs(128) / 1e6:.2f} M",
-            "0.0",
+            f"{mixed.bytes():,}",
             "60 s",
             "600",
             "0.00",
         ],
+        ["all steps", "", "", "", "", "", "1.5 h", "", "12.30"],
     ]
 
 

@@ -30,7 +30,8 @@ def test_layers_rise_strictly_and_stay_inside(teacher, data, choice):
     layers = chosen_layers(choice, student, teacher)
     assert len(layers) == student
     assert list(layers) == sorted(set(layers))
-    assert 0 <= layers[0] and layers[-1] < teacher
+    assert layers[0] >= 0
+    assert layers[-1] < teacher
     if choice == "last_of_block":  # every student layer starts as the layer that will teach it
         assert [layer + 1 for layer in layers] == [pair[1] for pair in resolve_mapping("uniform", student, teacher)]
 
@@ -39,7 +40,9 @@ def test_layers_rise_strictly_and_stay_inside(teacher, data, choice):
 @given(st.data())
 def test_any_size_builds_runs_and_learns(data):
     layers, hidden, heads, size, inner = (data.draw(st.integers(1, top)) for top in (4, 12, 3, 4, 16))
-    spec = EncoderSpec(Embeddings(20, hidden, 16), uniform_layers(layers, hidden, heads, inner, size), Head("regression", 1, "tanh"))
+    spec = EncoderSpec(
+        Embeddings(20, hidden, 16), uniform_layers(layers, hidden, heads, inner, size), Head("regression", 1, "tanh")
+    )
     sizes = Sizes(*(data.draw(st.integers(1, top)) for top in (layers, hidden, heads, size, inner)))
     planned = student_spec(spec, sizes, "last_of_block")
     selection = random_selection(spec, planned, chosen_layers("last_of_block", planned.num_layers, layers), 3)

@@ -31,10 +31,10 @@ def main(folder: Path, name: str, pause: float, dropout: float) -> None:
     student, teacher = small.make_spec(dropout=dropout, hidden=8), small.make_spec(layers=4)
     network = small.make_network(student, 1)
     objective = build_objective({"hard": 1, "soft": 1, "hidden": 1}, student=student, teacher=teacher)
-    outputs = TeacherOutputs(small.make_network(teacher, 2), features, needs=objective.needs, max_tokens=64)
-    settings = TrainingSettings(
-        epochs=6, batch_size=8, gradient_accumulation_steps=2, max_tokens=40, learning_rate=1e-3, precision="fp32"
-    )
+    teaching = {"needs": objective.needs, "max_tokens": 64, "precision": "fp32"}
+    outputs = TeacherOutputs(small.make_network(teacher, 2), features, **teaching)
+    sizes = {"batch_size": 8, "gradient_accumulation_steps": 2, "max_tokens": 40}
+    settings = TrainingSettings(epochs=6, learning_rate=1e-3, precision="fp32", **sizes)
     progress = folder / f"{name}.steps"
 
     def slow(module, inputs, output):
@@ -47,7 +47,7 @@ def main(folder: Path, name: str, pause: float, dropout: float) -> None:
 
     def score(module):
         scores.append(float(sum(each.abs().sum() for each in module.parameters())))
-        return -scores[-1]
+        return -scores[-1] if dropout else scores[-1]  # the best is an early step, or the last
 
     where = folder / "checkpoint" if dropout else None
     result = train(network, objective, features, settings, teacher=outputs, score=score, checkpoint=where)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized, require_task
 from bertcompress.errors import ConfigError, allowed
+from bertcompress.training.mapping import MAPPINGS, resolve_mapping
 from bertcompress.training.mapping import Mapping as LayerMapping
-from bertcompress.training.mapping import resolve_mapping
 from bertcompress.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Distillation(TrainingSettings):
                 f"{type(self).__name__}.objective: got none, allowed is at least one of {allowed(TERMS)}."
             )
         self._check_number("temperature", minimum=0.0, above=True)
+        if isinstance(self.mapping, str):
+            self._check_choice("mapping", MAPPINGS)
 
     def objective_weights(self) -> dict[str, float]:
         """Return the weight of each term."""

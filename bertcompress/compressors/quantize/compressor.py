@@ -20,6 +20,11 @@ class PostTrainingQuantization:
     Weights: symmetric, round to nearest, one step size per output row. Activations: quantized as the network runs, one
     step size per token, so logits do not depend on batch mates (Q8BERT and common toolkits use one per batch). The
     last layer, normalisation, softmax and activation functions stay in float.
+
+    Attributes:
+        weight_bits: of the linear maps: 8, or 32 to leave them as they are.
+        embedding_bits: of the embedding tables: 8, or 32 to leave them as they are.
+        activation_bits: of what goes into a linear map: 8 where weights have 8, else 32.
     """
 
     method: ClassVar[str] = "post_training_quantization"

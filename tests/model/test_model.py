@@ -1,0 +1,141 @@
+"""The wrapper: prediction in order, labels in the task's order, history, copies."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification
+
+from bertcompress.compressors import ExtractThenDistill, PostTrainingQuantization
+from bertcompress.data.tasks import Task
+from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_layers
+from bertcompress.errors import CheckpointError, ConfigError, ConversionError
+from bertcompress.model import Model
+
+TEXTS = ["a", "a much longer text than the others", "bc d", "of medium length", "x y z"]
+
+
+@pytest.fixture
+def task():
+    data = Dataset.from_dict({"text": TEXTS, "label": [0, 1, 2, 0, 1]})
+    return Task("moods", "classification", ("sad", "calm", "glad"), "accuracy", data, data, data)
+
+
+@pytest.fixture
+def checkpoint(letters_tokenizer, tmp_path):
+    """A plain transformers checkpoint that names its classes in an order of its own."""
+    torch.manual_seed(0)
+    names = dict(enumerate(("glad", "sad", "calm")))
+    config = BertConfig(
+        vocab_size=len(letters_tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+        initializer_range=0.3,
+    )
+    network = BertForSequenceClassification(config).eval()
+    network.save_pretrained(tmp_path / "bert")
+    letters_tokenizer.save_pretrained(tmp_path / "bert")
+    return network, tmp_path / "bert"
+
+
+def expected_logits(network, tokenizer):
+    with torch.no_grad():
+        return np.stack([network(**tokenizer(text, return_tensors="pt")).logits[0].numpy() for text in TEXTS])
+
+
+def test_predictions_are_in_the_data_sets_order(checkpoint, letters_tokenizer):
+    network, folder = checkpoint
+    model = Model.from_pretrained(folder)
+    found = model.predict(Dataset.from_dict({"text": TEXTS}), max_tokens=20)
+    np.testing.assert_allclose(found.logits, expected_logits(network, letters_tokenizer), atol=1e-5)
+    assert found.labels is None
+    assert model.labels == ("glad", "sad", "calm")
+
+
+def test_other_order_of_classes_is_brought_into_the_tasks(checkpoint, letters_tokenizer, task):
+    network, folder = checkpoint
+    model = Model.from_pretrained(folder, task=task)
+    expected = expected_logits(network, letters_tokenizer)[:, [1, 2, 0]]
+    np.testing.assert_allclose(model.predict(task.test).logits, expected, atol=1e-5)
+    assert model.labels == ("sad", "calm", "glad")
+
+
+def test_other_classes_get_a_new_output_layer(checkpoint, task):
+    _, folder = checkpoint
+    others = dataclasses.replace(task, labels=("red", "green", "blue"))
+    first, again, other = (Model.from_pretrained(folder, task=others, seed=seed) for seed in (0, 0, 1))
+    weights = [each.network.classifier.weight for each in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    saved = Model.from_pretrained(folder).network.classifier.weight
+    assert not torch.equal(weights[0], saved)
+
+
+def test_history_survives_saving(checkpoint, task, tmp_path):
+    _, folder = checkpoint
+    model = ExtractThenDistill(epochs=0, num_layers=1).compress(Model.from_pretrained(folder, task=task), task)
+    model = PostTrainingQuantization().compress(model, None)
+    model.save_pretrained(tmp_path / "small")
+    loaded = Model.from_pretrained(tmp_path / "small")
+    assert [step.method for step in loaded.history] == ["extract_then_distill", "post_training_quantization"]
+    assert loaded.history[0].facts["origin"] == [2]
+    assert loaded.labels == task.labels
+    assert "int8" in repr(loaded)
+    assert "<table>" in loaded._repr_html_()
+
+
+def test_plain_bert_comes_out_again(checkpoint, letters_tokenizer, tmp_path):
+    network, folder = checkpoint
+    model = Model.from_pretrained(folder)
+    model.to_bert().save_pretrained(tmp_path / "out")
+    plain = BertForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    np.testing.assert_allclose(
+        expected_logits(plain, letters_tokenizer), expected_logits(network, letters_tokenizer), atol=1e-5
+    )
+
+
+def test_what_bert_cannot_express_is_refused_with_the_reason(checkpoint):
+    _, folder = checkpoint
+    model = PostTrainingQuantization().compress(Model.from_pretrained(folder), None)
+    with pytest.raises(ConversionError, match="quantized"):
+        model.to_bert()
+
+
+def test_damaged_history_is_noticed(checkpoint, tmp_path):
+    _, folder = checkpoint
+    Model.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "history.json").write_text('{"labels": [')
+    with pytest.raises(CheckpointError, match=r"history\.json is damaged"):
+        Model.from_pretrained(tmp_path / "saved")
+
+
+def test_missing_tokenizer_is_named(checkpoint):
+    _, folder = checkpoint
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    with pytest.raises(CheckpointError, match="has no tokenizer; put one of"):
+        Model.from_pretrained(folder)
+
+
+def test_prediction_needs_a_head_for_whole_texts(letters_tokenizer):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 8), Head())
+    with pytest.raises(ConfigError, match=r"Model\.from_pretrained"):
+        Model.from_spec(spec, letters_tokenizer).predict(Dataset.from_dict({"text": TEXTS}))
+
+
+def test_random_models_leave_the_global_generator_alone(letters_tokenizer):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 8), Head())
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Model.from_spec(spec, letters_tokenizer, seed=9)
+    assert torch.equal(torch.rand(3), expected)
