@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
@@ -19,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from bertcompress.encoder import integrity
 from bertcompress.encoder.configuration import ChainConfig
+from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.operations import Trace, build_operation, embedding, linear
 from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
 from bertcompress.encoder.spec import EncoderSpec, Layer
@@ -69,7 +69,7 @@ class EmbeddingTables(nn.Module):
         if self.token_type is not None:
             kinds = torch.zeros(1, 1, dtype=torch.long, device=embedded.device)
             embedded = embedded + self.token_type(kinds if token_type_ids is None else token_type_ids)
-        return F.dropout(self.norm(embedded), self.dropout, self.training)
+        return dropout(self.norm(embedded), self.dropout, self.training)
 
 
 class ChainLayer(nn.Module):

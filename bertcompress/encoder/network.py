@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from bertcompress.encoder.chain import ChainModel, ChainOutput, ChainPreTrainedModel
 from bertcompress.encoder.configuration import ChainConfig, chain_config
+from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.operations import linear
 from bertcompress.encoder.spec import EncoderSpec
 
@@ -72,7 +73,7 @@ class ChainWithHead(ChainPreTrainedModel):
         self.post_init()
 
     def _dropped(self, hidden: Tensor) -> Tensor:
-        return F.dropout(hidden, self.spec.classifier_dropout, self.training)
+        return dropout(hidden, self.spec.classifier_dropout, self.training)
 
     def _logits(self, encoded: ChainOutput) -> Tensor:
         logits: Tensor = self.classifier(self._dropped(encoded.last_hidden_state))

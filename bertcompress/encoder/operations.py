@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from bertcompress.encoder import spec as specs
+from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
 
 
@@ -64,17 +65,18 @@ class AttentionOperation(nn.Module):
         qkv = self.qkv(hidden).view(batch, length, 3, self.num_heads, self.head_size)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, L, d)
         allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
-        dropout = self.attention_dropout if self.training else 0.0
-        if trace.wanted:
-            context = self._explicit(query, key, value, allowed, dropout, trace)
+        rate = self.attention_dropout if self.training else 0.0
+        # With dropout torch has no fused kernel for the CPU, and its own steps draw their random numbers slowly.
+        if trace.wanted or (rate and query.device.type == "cpu"):
+            context = self._explicit(query, key, value, allowed, rate, trace)
         else:
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=rate)
         context = context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size)
-        changed: Tensor = self.norm(hidden + F.dropout(self.output(context), self.hidden_dropout, self.training))
+        changed: Tensor = self.norm(hidden + dropout(self.output(context), self.hidden_dropout, self.training))
         return changed
 
     def _explicit(
-        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, dropout: float, trace: Trace
+        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rate: float, trace: Trace
     ) -> Tensor:
         scores = query @ key.transpose(-1, -2) * self.head_size**-0.5  # (B, h, L, L)
         if trace.scores:
@@ -84,7 +86,7 @@ class AttentionOperation(nn.Module):
         attention = scores.softmax(-1)
         if trace.attentions:
             trace.recorded_attentions.append(attention)
-        return F.dropout(attention, dropout, self.training) @ value
+        return dropout(attention, rate, self.training) @ value
 
 
 class FeedForwardOperation(nn.Module):
@@ -102,7 +104,7 @@ class FeedForwardOperation(nn.Module):
     def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
         """Map (batch, length, hidden) to the same shape; each token on its own."""
         inner = self.output(self.activation(self.intermediate(hidden)))
-        changed: Tensor = self.norm(hidden + F.dropout(inner, self.hidden_dropout, self.training))
+        changed: Tensor = self.norm(hidden + dropout(inner, self.hidden_dropout, self.training))
         return changed
 
 
@@ -122,7 +124,7 @@ class SeparableStage(nn.Module):
         visible = hidden if mask is None else hidden * mask[:, :, None]
         mixed = self.depthwise(visible.transpose(1, 2)).transpose(1, 2)
         inner = F.gelu(self.pointwise(mixed))
-        changed: Tensor = self.norm(hidden + F.dropout(inner, self.hidden_dropout, self.training))
+        changed: Tensor = self.norm(hidden + dropout(inner, self.hidden_dropout, self.training))
         return changed
 
 

@@ -138,7 +138,6 @@ def write_atomically(path: Path, text: str) -> Path:
     """Write a text file beside its place and move it there; return the path."""
     beside = path.with_name(f".{path.name}.partial")
     beside.write_text(text, encoding="utf-8")
-    _to_disk(beside)
     os.replace(beside, path)
     return path
 

@@ -119,7 +119,8 @@ def test_the_sparse_table_changes_nothing(monkeypatch):
     sparse, _ = trained(settings)
     monkeypatch.setattr("bertcompress.training.session.sparse_table", lambda network, device: None)
     dense, _ = trained(settings)
-    assert same(weights_of(sparse), weights_of(dense), 1e-6)
+    # Sums in another order differ in their last bits, and AdamW makes steps of such differences where a gradient is 0.
+    assert same(weights_of(sparse), weights_of(dense), 1e-5)
 
 
 def test_a_table_that_is_also_an_output_layer_is_treated_densely():

@@ -1,0 +1,75 @@
+"""A run that takes seconds: a small BERT checkpoint, a task in csv files that can be learnt, and its YAML."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
+
+TRAINING = {"epochs": 2, "learning_rate": 0.001, "batch_size": 16, "max_length": 32, "precision": "fp32"}
+COUNTS = {"train": 96, "validation": 32, "test": 40}
+STEPS = ("0-teacher", "1-extract_then_distill", "2-post_training_quantization")
+
+
+def write_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, width: int = 16) -> None:
+    """Save a BERT of four layers without a head, as transformers does."""
+    sizes = {"hidden_size": width, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 2 * width}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=32, initializer_range=0.2, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_task(folder: Path, counts: dict[str, int] = COUNTS) -> None:
+    """Write texts of a few letters; the class is whether "a" comes before "z"."""
+    for seed, (name, count) in enumerate(counts.items()):
+        generator = random.Random(seed)
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            for _ in range(count):
+                first, second = generator.choice(("az", "za"))
+                rest = ["".join(generator.choices("bcdefgh", k=generator.randint(1, 4))) for _ in range(3)]
+                label = "earlier" if first == "a" else "later"
+                writer.writerow([rest[0] + first + rest[1] + second + rest[2], label])
+
+
+def write_config(path: Path, **changes: Any) -> Path:
+    """Write the run's YAML with some of its top keys changed."""
+    student = {"method": "extract_then_distill", "num_layers": 2, **TRAINING}
+    values = {
+        "task": {
+            "name": "letters",
+            "kind": "classification",
+            **{name: f"{name}.csv" for name in COUNTS},
+            "text": "text",
+            "label": "label",
+            "labels": ["later", "earlier"],
+        },
+        "teacher": {"model": "bert", **TRAINING},
+        "compress": [student, {"method": "post_training_quantization"}],
+        "evaluate": ["accuracy", "loyalty"],
+        **changes,
+    }
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def reproducible(results: Path) -> str:
+    """Return results.json without every entry named "measured", and files and folders by their last names only."""
+    text = json.dumps(_without_measured(json.loads(results.read_text())), indent=1, sort_keys=True)
+    return re.sub(r'/[^\s",]*/', "", text)
+
+
+def _without_measured(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_measured(each) for name, each in value.items() if name != "measured"}
+    return [_without_measured(each) for each in value] if isinstance(value, list) else value
