@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ from bertcompress import __version__
 from bertcompress.errors import BertCompressError, ConfigError, allowed
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from bertcompress.config import RunConfig
@@ -99,23 +100,22 @@ def run(config: Config, set_: Sets = None, output: Output = None) -> None:
     """Do everything a file says: fine-tune the teacher, compress, evaluate, report. Resumes where it stopped."""
     loaded = _load(config, set_)
     folder = output or Path(loaded.output or f"runs/{config.stem}")
+    import json
+
     from bertcompress import runs
 
-    typer.echo(f"Report: {runs.run(loaded, folder)}")
+    report = runs.run(loaded, folder)
+    _console().print(results_table(json.loads((folder / "results.json").read_text(encoding="utf-8"))))
+    typer.echo(f"Report: {report}")
 
 
 @app.command()
 def plan(config: Config, set_: Sets = None) -> None:
     """Show size, speed and cost of every step before it is made; trains nothing."""
     loaded = _load(config, set_)
-    from rich.console import Console
-
     from bertcompress import runs
 
-    console = Console()
-    # A file or pipe has no width: the table is not cut there.
-    console = console if console.is_terminal else Console(width=160)
-    console.print(plan_table(loaded.name, runs.plan(loaded)))
+    _console().print(plan_table(loaded.name, runs.plan(loaded)))
 
 
 @app.command()
@@ -257,6 +257,44 @@ def plan_table(name: str, steps: Sequence[PlannedStep]) -> Table:
     table.add_section()
     table.add_row("all steps", *[""] * 5, *total)
     return table
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """Return what a run found of every model as a table; a dash where a thing was not measured."""
+    from rich.table import Table
+
+    task = results["task"]
+    metric = task["metric"]
+    table = Table(title=f"{results['name']}: {task['name']}, {task['split']} split", title_justify="left")
+    table.add_column("model", overflow="fold")
+    for column in (metric, "95 % interval", "label loyalty", "prob. loyalty", "file MiB", "p50 ms", "speed-up"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for model in results["models"]:
+        latency = model["measured"].get("latency", {})
+        interval = " to ".join(f"{end:.3f}" for end in model["score_intervals"].get(metric, ()))
+        table.add_row(
+            model["name"],
+            _number(model["scores"].get(metric), ".3f"),
+            interval or "-",
+            _number(model["loyalty"].get("label"), ".3f"),
+            _number(model["loyalty"].get("probability"), ".3f"),
+            _number(model["file_bytes"], ".1f", 2**20),
+            _number(latency.get("p50_ms"), ".2f"),
+            _number(latency.get("speedup"), ".2f") + ("x" if "speedup" in latency else ""),
+        )
+    return table
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str:
+    return "-" if value is None else format(value / unit, form)
+
+
+def _console() -> Console:
+    """Return rich's console; a file or pipe has no width, so tables are not cut there."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
 
 
 def _widths(spec: EncoderSpec) -> str:

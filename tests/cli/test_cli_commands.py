@@ -300,3 +300,23 @@ def test_plan_prints_every_step(right_file: Path, monkeypatch: pytest.MonkeyPatc
     assert found.exit_code == 0
     assert "a-very-long-name-that-is-not-cut-anywhere" in found.output
     assert "MACs@128" in found.output
+
+
+def test_the_results_are_a_table_with_dashes_for_what_was_not_measured() -> None:
+    full = {
+        "name": "0-teacher",
+        "scores": {"accuracy": 0.85},
+        "score_intervals": {"accuracy": [0.8, 0.9]},
+        "loyalty": {"label": 1.0, "probability": 1.0},
+        "file_bytes": 3 * 2**20,
+        "measured": {"latency": {"p50_ms": 9.7, "speedup": 1.0}},
+    }
+    bare = {**full, "name": "1-distill", "score_intervals": {}, "loyalty": {}, "measured": {}}
+    about = {"name": "films", "split": "test", "metric": "accuracy"}
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(cli.results_table({"name": "tiny", "task": about, "models": [full, bare]}))
+    rows = [line.split("│") for line in console.export_text().splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row[1:-1]] for row in rows] == [
+        ["0-teacher", "0.850", "0.800 to 0.900", "1.000", "1.000", "3.0", "9.70", "1.00x"],
+        ["1-distill", "0.850", "-", "-", "-", "3.0", "-", "-"],
+    ]
