@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -556,7 +557,9 @@ def interrupt(config, ready):
     log = config.with_name("log")
     with log.open("w") as stream:
         command = [sys.executable, str(SCRIPT), "run", str(config)]
-        process = subprocess.Popen(command, stderr=stream, env=environment(), cwd=config.parent)
+        # Whoever started the tests in the background may have had SIGINT ignored, which children inherit.
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, stderr=stream, env=environment(), cwd=config.parent, preexec_fn=heard)
     try:
         limit = time.monotonic() + 120
         while not ready(log) and process.poll() is None and time.monotonic() < limit:
