@@ -1,11 +1,14 @@
 """Run by the kill test in a process group of its own: the whole of a run, with checkpoints far more often than usual.
 
-Arguments: the YAML file, the run's folder, a file to which every phase is written as it begins.
+Arguments: the YAML file, the run's folder, a file to which every phase is written as it begins; and, if the run is to
+die, the phase and in which of its turns.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ from bertcompress.training import checkpoint, loop
 from bertcompress.training.session import Session
 
 
-def main(config: Path, folder: Path, phases: Path) -> None:
+def main(config: Path, folder: Path, phases: Path, fatal: str = "", turn: int = 1) -> None:
     """Run, and tell in which phase it is: one line each, the innermost last."""
+    turns = 0
     checkpoint.SECONDS, checkpoint.SHARE = 0.3, 1e9
     with phases.open("a", buffering=1) as file:
         stack = ["loading"]
@@ -30,8 +34,12 @@ def main(config: Path, folder: Path, phases: Path) -> None:
 
             @functools.wraps(inner)
             def outer(*arguments: Any, **options: Any) -> Any:
+                nonlocal turns
                 stack.append(phase)
                 file.write(f"{phase}\n")
+                turns += phase == fatal
+                if phase == fatal and turns == turn:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 try:
                     return inner(*arguments, **options)
                 finally:
@@ -52,4 +60,4 @@ def main(config: Path, folder: Path, phases: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:5], *map(int, sys.argv[5:]))

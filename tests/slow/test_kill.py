@@ -71,11 +71,12 @@ def start(place):
     """Start a run of a name in a process group of its own; none outlives the test."""
     started: list[Attempt] = []
 
-    def start(name: str) -> Attempt:
+    def start(name: str, *fatal: str) -> Attempt:
         folder = place / "runs" / name
         folder.parent.mkdir(exist_ok=True)
         folder.with_suffix(".phases").unlink(missing_ok=True)
-        command = [sys.executable, str(SCRIPT), *map(str, (place / "toy.yaml", folder, folder.with_suffix(".phases")))]
+        places = (place / "toy.yaml", folder, folder.with_suffix(".phases"))
+        command = [sys.executable, str(SCRIPT), *map(str, places), *fatal]
         root = str(Path(bertcompress.__file__).parents[1])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
         with folder.with_suffix(".log").open("a") as log:
@@ -133,6 +134,31 @@ def test_a_run_killed_at_any_moment_ends_as_if_it_had_not_been(start, capsys):
         assert made == {step: (resumed / step / "model.safetensors").stat().st_mtime_ns for step in steps}
         assert not (resumed / ".work").exists()
         killed += 1
+
+
+TURNS = [
+    *(("saving a model", "2"), ("moving a step into its place", "1"), ("moving a step into its place", "3")),
+    *(("scoring in training", "3"), ("evaluating", "1"), ("evaluating", "3")),
+    *(("writing cards", "1"), ("writing the report", "1")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_killed_in_any_phase_ends_as_if_it_had_not_been(place, start):
+    short = {**TRAINING, "epochs": 1}
+    chain = [{**CHAIN[0], **short}, {**CHAIN[1], **short}, CHAIN[2]]
+    toy_run.write_config(place / "toy.yaml", teacher={"model": "bert", **short}, compress=chain)
+    whole = finish(start("whole"))
+    numbers, expected = toy_run.reproducible(whole / "results.json"), models(whole)
+    for number, (phase, turn) in enumerate(TURNS):
+        attempt = start(f"killed-{number}", phase, turn)
+        assert attempt.process.wait(timeout=600) == -signal.SIGKILL, phase
+        assert attempt.phases.read_text().splitlines()[-1] == phase
+        resumed = finish(start(f"killed-{number}"))
+        assert toy_run.reproducible(resumed / "results.json") == numbers, phase
+        assert models(resumed) == expected, phase
+        assert not (resumed / ".work").exists(), phase
 
 
 @pytest.mark.slow
