@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,14 @@ import torch
 import yaml
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase
 
+import bertcompress
+
 TRAINING = {"epochs": 2, "learning_rate": 0.001, "batch_size": 16, "max_length": 32, "precision": "fp32"}
 COUNTS = {"train": 96, "validation": 32, "test": 40}
+TOP = {"config.yaml", "environment.json", "results.json", "report.html", "report.md", ".lock"}
+MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "history.json"}
+QUANTIZE = {"method": "post_training_quantization"}
+STUDENT = {"method": "extract_then_distill", "num_layers": 2, **TRAINING}
 STEPS = ("0-teacher", "1-extract_then_distill", "2-post_training_quantization")
 
 
@@ -73,3 +82,35 @@ def _without_measured(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_measured(each) for name, each in value.items() if name != "measured"}
     return [_without_measured(each) for each in value] if isinstance(value, list) else value
+
+
+def cli(*arguments):
+    command = [sys.executable, "-m", "bertcompress", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment())
+
+
+def environment():
+    root = str(Path(bertcompress.__file__).parents[1])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def made_at(run):
+    """When the weights of each step were written."""
+    return {name: (run / name / "model.safetensors").stat().st_mtime_ns for name in STEPS}
+
+
+def weights(run):
+    return {name: (run / name / "model.safetensors").read_bytes() for name in STEPS}
+
+
+def redone(run, before):
+    """Names of the steps whose weights were written again."""
+    return [name for name, moment in made_at(run).items() if moment != before[name]]
+
+
+def layout(run):
+    return {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+
+
+def whole_layout():
+    return TOP | {f"{step}/{file}" for step in STEPS for file in {*MODEL_FILES, "step.json", "README.md"}}
