@@ -14,9 +14,11 @@ import numpy as np
 from bertcompress.errors import ConfigError, DataError, allowed
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 KINDS = ("classification", "regression", "tagging", "question_answering", "embedding", "unlabelled")
+SCHEMES = ("IOB1", "IOB2", "IOBES")
+ROWS = 10_000  # read at once, so that memory does not grow with the data
 HIDDEN = -1  # class of an example whose label is hidden; hidden regression targets are NaN, as -1 may be a rating
 
 
@@ -24,8 +26,15 @@ HIDDEN = -1  # class of an example whose label is hidden; hidden regression targ
 class Task:
     """A data set to train and score on.
 
-    The data sets have the columns `text`, `text_pair` (pairs only) and `label` (unless there is nothing to predict):
-    the number of a class in `labels`, or a float in regression. A hidden label is -1, or NaN in regression.
+    What columns the data sets have depends on the kind; what is to be predicted may be missing where it is hidden:
+
+    - classification: `text`, `text_pair` (pairs only), `label`, the number of a class in `labels`, -1 if hidden.
+    - regression: the same with a float as `label`, NaN if hidden.
+    - embedding: `text`, and where pairs are scored `text_pair` and `label`, a float that says how similar they are.
+    - tagging: `words`, a list of strings, and `tags`, a list of as many numbers of tags in `labels`, -1 if hidden.
+    - question_answering: `id`, `question`, `context`, and `answers` with `text` and `answer_start` (characters),
+      both lists, empty where the context has no answer.
+    - unlabelled: `text`, `text_pair` (pairs only).
 
     Attributes:
         name: short, used in reports and folder names.
@@ -38,6 +47,8 @@ class Task:
         extra: further splits by name, such as `validation_mismatched`.
         source: where the data came from, for people.
         notes: what a reader should know, such as lines that were left out; also logged when the task is loaded.
+        scheme: of tagging: "IOB2", "IOBES" or "IOB1" where tags mark spans, such as B-PER; empty where they do not.
+        unanswerable: of question answering: whether "no answer" may be right, as in SQuAD v2.0.
     """
 
     name: str
@@ -50,13 +61,20 @@ class Task:
     extra: Mapping[str, Dataset] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
+    scheme: str = ""
+    unanswerable: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a kind that does not exist, a task without any example, and labels where there are no classes."""
         if self.kind not in KINDS:
             raise ConfigError(f"task {self.name}: kind is {self.kind!r}, allowed are {allowed(KINDS)}.")
-        if self.kind == "classification" and len(self.labels) < 2:
-            raise DataError(f"task {self.name}: labels are {list(self.labels)}, classification needs at least two.")
+        if self.kind in ("classification", "tagging") and len(self.labels) < 2:
+            raise DataError(f"task {self.name}: labels are {list(self.labels)}, {self.kind} needs at least two.")
+        if self.scheme and (self.kind != "tagging" or self.scheme not in SCHEMES):
+            raise ConfigError(
+                f"task {self.name}: scheme is {self.scheme!r} for kind {self.kind!r}, allowed are {allowed(SCHEMES)} "
+                "for tagging."
+            )
         if not any(len(data) for data in self.splits.values()):
             raise DataError(f"task {self.name}: no split holds an example ({self.source}).")
 
@@ -112,49 +130,80 @@ class Task:
     def fingerprint(self) -> str:
         """Return a hex digest of the content: kind, labels, metric and every example of every split in order."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps([self.kind, self.labels, self.metric]).encode())
+        own = [self.scheme, self.unanswerable] if self.scheme or self.unanswerable else []
+        digest.update(json.dumps([self.kind, self.labels, self.metric, *own]).encode())
         for name, data in self.splits.items():
             for column in sorted(data.column_names):
                 digest.update(json.dumps([name, column]).encode())
-                digest.update(json.dumps(data[column][:]).encode())
+                for start in range(0, len(data), ROWS):
+                    digest.update(json.dumps(data[start : start + ROWS][column]).encode())
         return digest.hexdigest()
 
 
 def make_dataset(columns: Mapping[str, Sequence[Any]]) -> Dataset:
-    """Return an in-memory data set; `text` and `text_pair` are strings, `label` is int64 or float64 by its values."""
-    from datasets import Dataset, Features, Value
+    """Return an in-memory data set with the types of `column_types`."""
+    from datasets import Dataset
 
-    kinds = {"text": "string", "text_pair": "string"}
+    return Dataset.from_dict({name: list(values) for name, values in columns.items()}, features=column_types(columns))
+
+
+def column_types(columns: Mapping[str, Sequence[Any]]) -> Features:
+    """Return the types of a task's columns; `label` is int64, or float64 where any of its values is a float."""
+    from datasets import Features, List, Value
+
     label = columns.get("label", ())
-    kinds["label"] = "float64" if any(isinstance(value, float) for value in label) else "int64"
-    schema = Features({name: Value(kinds[name]) for name in columns})
-    return Dataset.from_dict({name: list(values) for name, values in columns.items()}, features=schema)
+    texts = dict.fromkeys(("text", "text_pair", "id", "question", "context"), Value("string"))
+    known = {
+        **texts,
+        "label": Value("float64" if any(isinstance(value, float) for value in label) else "int64"),
+        "words": List(Value("string")),
+        "tags": List(Value("int64")),
+        "answers": {"text": List(Value("string")), "answer_start": List(Value("int64"))},
+    }
+    return Features({name: known[name] for name in columns})
 
 
 def has_labels(data: Dataset) -> bool:
-    """Return whether every example of the split has a label that is not hidden."""
-    if "label" not in data.column_names or not len(data):
+    """Return whether every example of the split has a label, tags or answers that are not hidden."""
+    if not len(data) or "answers" in data.column_names:
+        return bool(len(data))
+    column = next((name for name in ("label", "tags") if name in data.column_names), None)
+    if column is None:
         return False
-    labels = np.asarray(data["label"])
+    labels = _flat(data, column)
     return not bool((np.isnan(labels) if labels.dtype.kind == "f" else labels == HIDDEN).any())
+
+
+def _flat(data: Dataset, column: str) -> np.ndarray[Any, Any]:
+    """Return a column of numbers, or of lists of numbers one after the other."""
+    parts = [data[start : start + ROWS][column] for start in range(0, len(data), ROWS)]
+    if column == "tags":
+        parts = [[number for row in rows for number in row] for rows in parts]
+    kind = np.float64 if "float" in str(data.features[column]) else np.int64
+    return np.concatenate([np.asarray(part, dtype=kind) for part in parts]) if parts else np.zeros(0, kind)
 
 
 def _describe(data: Dataset, labels: tuple[str, ...]) -> dict[str, Any]:
     words = np.fromiter(_words(data), np.int64, len(data))
     facts: dict[str, Any] = {"examples": len(data)}
-    if "label" in data.column_names:
-        facts["labels"] = _distribution(np.asarray(data["label"]), labels)
+    for column in ("label", "tags"):
+        if column in data.column_names:
+            facts["labels"] = _distribution(_flat(data, column), labels)
+    if "answers" in data.column_names:
+        without = sum(not answers["text"] for answers in data["answers"])
+        facts["labels"] = {"answerable": len(data) - without, "no answer": without}
     if len(words):
         facts["words"] = {"median": float(np.median(words)), "percentile_95": float(np.percentile(words, 95))}
     return facts
 
 
 def _words(data: Dataset) -> Iterator[int]:
-    if "text_pair" not in data.column_names:
-        yield from (len(text.split()) for text in data["text"][:])
-        return
-    for text, pair in zip(data["text"][:], data["text_pair"][:], strict=True):
-        yield len(text.split()) + len(pair.split())
+    """Yield the words of each example, of all its texts together."""
+    names = [name for name in ("words", "text", "text_pair", "question", "context") if name in data.column_names]
+    for start in range(0, len(data), ROWS):
+        rows = data[start : start + ROWS]
+        for texts in zip(*(rows[name] for name in names), strict=True):
+            yield sum(len(text if isinstance(text, list) else text.split()) for text in texts)
 
 
 def _distribution(values: np.ndarray[Any, Any], labels: tuple[str, ...]) -> dict[str, int | float]:
