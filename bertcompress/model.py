@@ -10,21 +10,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import AutoTokenizer
 
-from bertcompress.data.batching import evaluation_batches
-from bertcompress.data.features import featurize
+from bertcompress.data.features import Features, featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import default_pooler, from_chain, load_chain
 from bertcompress.encoder.network import ChainPreTrainedModel, build
 from bertcompress.encoder.spec import EncoderSpec, Head
 from bertcompress.errors import CheckpointError, ConfigError, DataError
+from bertcompress.predictions import PREDICTION_TOKENS, Predictions, network_logits, predictions_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HISTORY = "history.json"
-PREDICTION_TOKENS = 4096  # padded tokens in one forward of `predict`
+WINDOW = 384  # tokens of a question with a part of its context: what encoders are usually trained on for SQuAD
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -52,6 +50,9 @@ _HEADS = {
     "embedding": "none",
     "unlabelled": "masked_lm",
 }
+
+
+_COLUMNS = {"tagging": "words", "question_answering": "context"}  # the column that a head cannot do without
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,6 @@ class Step:
     measured: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Logits (examples, classes) in the order of the data set, and the gold labels where they are known."""
-
-    logits: npt.NDArray[np.float32]
-    labels: npt.NDArray[Any] | None = None
-
-
 class Model:
     """A network with its tokenizer, its task, and the history of what was done to it.
 
@@ -90,6 +83,8 @@ class Model:
         task: what it was trained for, or None.
         labels: names of the classes in the order of the logits; empty where there are none.
         history: the steps that made it, oldest first.
+        null_threshold: in question answering, "no answer" is given where its score exceeds that of the best span by
+            more than this; None never gives it.
     """
 
     def __init__(
@@ -99,13 +94,17 @@ class Model:
         task: Task | None = None,
         history: Sequence[Step] = (),
         labels: Sequence[str] = (),
+        null_threshold: float | None = None,
     ) -> None:
-        """Put the parts together; `labels` default to the task's."""
+        """Put the parts together; `labels` default to the task's, the threshold to 0 if it has unanswerable ones."""
         self.network = network
         self.tokenizer = tokenizer
         self.task = task
         self.history = tuple(history)
         self.labels = tuple(labels) or (tuple(task.labels) if task is not None else ())
+        if null_threshold is None and task is not None and task.unanswerable:
+            null_threshold = 0.0
+        self.null_threshold = null_threshold
 
     @property
     def spec(self) -> EncoderSpec:
@@ -129,40 +128,65 @@ class Model:
         """Multiply-accumulates of one forward pass over one sequence of `sequence_length` tokens."""
         return self.spec.macs(sequence_length)
 
+    def featurize(self, dataset: Dataset, *, max_length: int | None = None, cache: Path | None = None) -> Features:
+        """Tokenize a data set as this model reads it; see `bertcompress.data.features.featurize`."""
+        answers = self.spec.head.task == "question_answering"
+        longest = min(WINDOW, self.max_length) if answers else self.max_length
+        kind = "embedding" if self.spec.head.task == "none" else None
+        return featurize(dataset, self.tokenizer, max_length=max_length or longest, kind=kind, cache=cache)
+
     def predict(
-        self, dataset: Dataset, *, max_length: int | None = None, max_tokens: int = PREDICTION_TOKENS
+        self,
+        dataset: Dataset,
+        *,
+        max_length: int | None = None,
+        max_tokens: int = PREDICTION_TOKENS,
+        cache: Path | None = None,
     ) -> Predictions:
-        """Compute logits for every example, in the order of the data set.
+        """Answer every example, in the order of the data set.
 
         Args:
-            dataset: with the columns `text`, `text_pair` for pairs, and `label` if known.
-            max_length: tokens an example is cut to; by default all that the network takes.
+            dataset: with the columns that the task's kind has, see `Task`; labels, tags and answers may be missing.
+            max_length: tokens an example is cut to; by default all that the network takes. Longer sentences are
+                tagged in several parts, longer contexts searched in overlapping windows (of 384 tokens by default).
             max_tokens: padded tokens in one forward.
+            cache: a folder that tokenized data sets are kept in.
 
         Raises:
-            ConfigError: the network has no head that gives one row of logits for an example.
+            ConfigError: the network predicts masked words, which is no task of these.
+            DataError: the data set has not the columns that the model's head needs.
         """
-        if self.spec.head.task not in ("classification", "regression"):
+        head = self.spec.head.task
+        if head == "masked_lm":
             raise ConfigError(
-                f"predict: the model's head is {self.spec.head.task!r}, allowed are classification and regression; "
-                "load the model with a task: Model.from_pretrained(name, task=task)."
+                "predict: the model's head is 'masked_lm', allowed are classification, regression, tagging, "
+                "question_answering and none (embedding); load the model with a task: "
+                "Model.from_pretrained(name, task=task)."
             )
-        features = featurize(dataset, self.tokenizer, max_length=max_length or self.max_length)
-        logits = np.zeros((len(features), self.spec.head.num_labels), np.float32)
-        device = next(iter(self.network.state_dict().values())).device
-        was_training = self.network.training
-        self.network.eval()
-        with torch.inference_mode():
-            for indices in evaluation_batches(features.lengths, max_tokens):
-                batch = features.collate(indices)
-                inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids")}
-                logits[indices] = self.network(**inputs).logits.float().cpu().numpy()
-        self.network.train(was_training)
-        return Predictions(logits, features.labels)
+        column = _COLUMNS.get(head, "text")
+        if column not in dataset.column_names:
+            raise DataError(
+                f"predict: the model's head is {head!r} and needs the column {column!r}; the data set has "
+                f"{dataset.column_names}."
+            )
+        features = self.featurize(dataset, max_length=max_length, cache=cache)
+        logits = network_logits(self.network, features, max_tokens=max_tokens)
+        return predictions_of(features, logits, dataset, self.null_threshold)
 
     def copy(self) -> Model:
         """Return a model that shares no weights with this one."""
-        return Model(copy.deepcopy(self.network), self.tokenizer, self.task, self.history, self.labels)
+        return self.after(network=copy.deepcopy(self.network))
+
+    def after(self, *steps: Step, network: ChainPreTrainedModel | None = None, task: Task | None = None) -> Model:
+        """Return the model as it is after more steps: with another network or task, or only a longer history."""
+        return Model(
+            network or self.network,
+            self.tokenizer,
+            task or self.task,
+            (*self.history, *steps),
+            self.labels,
+            self.null_threshold,
+        )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Save network, tokenizer and history to a folder that `from_pretrained` and transformers can load."""
@@ -171,7 +195,8 @@ class Model:
         self.network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         steps = [dataclasses.asdict(step) for step in self.history]
-        text = json.dumps({"labels": list(self.labels), "steps": steps}, indent=1, default=str)
+        saved = {"labels": list(self.labels), "null_threshold": self.null_threshold, "steps": steps}
+        text = json.dumps(saved, indent=1, default=str)
         (folder / HISTORY).write_text(text + "\n", encoding="utf-8")
         logger.info("saved %s: %.2f MiB of weights", folder, self.size_in_bytes() / 2**20)
 
@@ -193,11 +218,18 @@ class Model:
         head = None if task is None else _head_for(task, source)
         labels = () if task is None else tuple(task.labels)
         network = load_chain(source, head, seed=seed, labels=labels)
-        if task is not None and task.kind == "classification":
+        if task is not None and task.labels:
             _align_labels(network, _saved_labels(source), labels, seed)
         tokenizer = _load_tokenizer(source, network.spec.embeddings.vocab_size)
-        saved_labels, history = _read_history(Path(source))
-        return cls(network.eval(), tokenizer, task, history, labels or saved_labels or _config_labels(network))
+        saved = _read_history(Path(source))
+        return cls(
+            network.eval(),
+            tokenizer,
+            task,
+            saved.steps,
+            labels or saved.labels or _config_labels(network),
+            saved.null_threshold if network.spec.head.task == "question_answering" else None,
+        )
 
     @classmethod
     def from_spec(
@@ -305,20 +337,31 @@ def _load_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read_history(folder: Path) -> tuple[tuple[str, ...], tuple[Step, ...]]:
+class _Saved(NamedTuple):
+    """What lies beside a saved model's weights."""
+
+    labels: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    null_threshold: float | None = None
+
+
+def _read_history(folder: Path) -> _Saved:
     path = folder / HISTORY
     if not path.is_file():
-        return (), ()
+        return _Saved()
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(saved["labels"]), tuple(Step(**step) for step in saved["steps"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        threshold = saved.get("null_threshold")
+        steps = tuple(Step(**step) for step in saved["steps"])
+        return _Saved(tuple(saved["labels"]), steps, None if threshold is None else float(threshold))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Save or copy the model again.") from error
 
 
 def _config_labels(network: ChainPreTrainedModel) -> tuple[str, ...]:
     names = network.config.id2label
-    return tuple(names[place] for place in sorted(names)) if network.spec.head.task == "classification" else ()
+    named = network.spec.head.task in ("classification", "tagging")
+    return tuple(names[place] for place in sorted(names)) if named else ()
 
 
 def check_same_labels(teacher: Model, student_labels: Sequence[str]) -> None:

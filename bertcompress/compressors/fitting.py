@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from bertcompress.compressors.base import Context, settings_of
-from bertcompress.data.batching import evaluation_batches
-from bertcompress.data.features import featurize
+from bertcompress.data.base import has_labels
+from bertcompress.data.features import features_cache
 from bertcompress.errors import ConfigError
-from bertcompress.evaluation.metrics import METRICS
-from bertcompress.model import PREDICTION_TOKENS, Model, Step, check_same_labels
+from bertcompress.evaluation.judges import QuestionJudge, judge_for
+from bertcompress.model import Model, Step, check_same_labels, head_for
+from bertcompress.predictions import Predictions, network_logits, predictions_of
 from bertcompress.training.loop import TrainingResult, train
 from bertcompress.training.objectives import build_objective
 from bertcompress.training.teacher import TeacherOutputs
@@ -31,12 +31,11 @@ def check_head(method: str, model: Model, task: Task) -> None:
     Raises:
         ConfigError: names the head and what the task needs.
     """
-    head = model.spec.head
-    outputs = len(task.labels) if task.kind == "classification" else 1
-    if head.task != task.kind or head.num_labels != outputs:
+    head, needed = model.spec.head, head_for(task, model.spec.head.pooler)
+    if (head.task, head.num_labels) != (needed.task, needed.num_labels):
         raise ConfigError(
             f"{method}: the model's head is {head.task} with {head.num_labels} outputs, and task {task.name} needs "
-            f"{task.kind} with {outputs}; load it with Model.from_pretrained(name, task=task)."
+            f"{needed.task} with {needed.num_labels}; load it with Model.from_pretrained(name, task=task)."
         )
 
 
@@ -56,7 +55,7 @@ def fit(
 
     Args:
         method: who trains, for messages.
-        model: whose network is trained; pass a copy.
+        model: whose network is trained, and whose null threshold is chosen on validation; pass a copy.
         task: the data.
         settings: how to train.
         weights: of the objective's terms, by name.
@@ -76,7 +75,10 @@ def fit(
         kind=task.kind,
         seed=settings.seed,
     )
-    features = featurize(task.train, model.tokenizer, max_length=min(settings.max_length, model.max_length))
+    assert task.train is not None
+    cache = features_cache()
+    max_length = min(settings.length_for(task.kind), model.max_length)
+    features = model.featurize(task.train, max_length=max_length, cache=cache)
     outputs = None
     if teacher is not None and objective.needs_teacher:
         check_head(method, teacher, task)
@@ -90,16 +92,20 @@ def fit(
             max_tokens=settings.max_tokens,
             precision=settings.precision,
         )
-    return train(
+    scorer = _scorer(model, task, max_length, cache) if settings.epochs > 0 else None
+    result = train(
         model.network,
         objective,
         features,
         settings.training_settings(),
         teacher=outputs,
-        score=_scorer(model, task, settings.max_length) if settings.epochs > 0 else None,
+        score=scorer,
         checkpoint=context.folder,
         description=context.label or method,
     )
+    if scorer is not None and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
+        model.null_threshold = scorer.judge.best_threshold(scorer.predictions(model.network))[0]
+    return result
 
 
 def _check_same_tokens(teacher: Model, student: Model) -> None:
@@ -110,26 +116,28 @@ def _check_same_tokens(teacher: Model, student: Model) -> None:
         )
 
 
-def _scorer(model: Model, task: Task, max_length: int) -> Callable[[torch.nn.Module], float] | None:
-    """Return a function that scores the network on validation by the task's own metric, higher is better."""
-    if task.validation is None:
+class _Scorer:
+    """Scores a network on validation as the task is scored, higher is better."""
+
+    def __init__(self, model: Model, task: Task, max_length: int, cache: Path | None) -> None:
+        assert task.validation is not None
+        self.dataset, self.judge = task.validation, judge_for(task, task.validation)
+        self.features = model.featurize(task.validation, max_length=max_length, cache=cache)
+
+    def predictions(self, network: torch.nn.Module) -> Predictions:
+        """Return what the network says about the examples."""
+        return predictions_of(self.features, network_logits(network, self.features), self.dataset)
+
+    def __call__(self, network: torch.nn.Module) -> float:
+        """Return the network's score."""
+        return self.judge.selection_score(self.predictions(network))
+
+
+def _scorer(model: Model, task: Task, max_length: int, cache: Path | None) -> _Scorer | None:
+    """Return what scores a network; None where there is nothing to score on."""
+    if task.validation is None or not (task.metric and has_labels(task.validation)):
         return None
-    features = featurize(task.validation, model.tokenizer, max_length=min(max_length, model.max_length))
-    metric = METRICS[task.metric]
-    batches = evaluation_batches(features.lengths, PREDICTION_TOKENS)
-
-    def score(network: torch.nn.Module) -> float:
-        logits = np.zeros((len(features), model.spec.head.num_labels), np.float32)
-        device = next(network.parameters()).device
-        with torch.inference_mode():
-            for indices in batches:
-                batch = features.collate(indices)
-                inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids")}
-                logits[indices] = network(**inputs).logits.float().cpu().numpy()
-        predicted = logits[:, 0] if task.kind == "regression" else logits.argmax(-1)
-        return float(metric(predicted, np.asarray(features.labels)))
-
-    return score
+    return _Scorer(model, task, max_length, cache)
 
 
 def step_of(compressor: Any, result: TrainingResult | None, facts: Mapping[str, Any] | None = None) -> Step:

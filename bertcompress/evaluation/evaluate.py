@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from bertcompress.data.kinds import SCORED_KINDS
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.evaluation.efficiency import Measurable, measure_latency
-from bertcompress.evaluation.intervals import bootstrap_interval, percentile_interval, resample_scores
-from bertcompress.evaluation.loyalty import jensen_shannon_distances, label_agreement
+from bertcompress.evaluation.intervals import percentile_interval
+from bertcompress.evaluation.judges import Judge, judge_for, resample
 from bertcompress.evaluation.memory import measure_peak_memory
-from bertcompress.evaluation.metrics import metric_function, metric_names
 from bertcompress.evaluation.result import Difference, Evaluation, ModelResult
+from bertcompress.model import head_for
+from bertcompress.predictions import Predictions
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,19 +31,10 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[Any]
 
-KINDS = ("classification", "regression")
 METRICS = ("accuracy", "loyalty", "efficiency")
 ALIASES = {"score": "accuracy"}
 DEFAULT_METRICS = METRICS
 MACS_LENGTH = 128
-
-
-class Outputs(Protocol):
-    """What a model's `predict` returns."""
-
-    @property
-    def logits(self) -> Array:
-        """Logits in the data set's order, (examples, classes)."""
 
 
 class Evaluable(Measurable, Protocol):
@@ -55,8 +48,8 @@ class Evaluable(Measurable, Protocol):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes in the order of the logits; empty where they are not known."""
 
-    def predict(self, dataset: Dataset) -> Outputs:
-        """Answer every example."""
+    def predict(self, dataset: Dataset) -> Predictions:
+        """Answer every example, in the data set's order."""
 
     def num_parameters(self, embeddings: bool = True) -> int:
         """Count the weights."""
@@ -71,14 +64,6 @@ class Evaluable(Measurable, Protocol):
         """Save the model."""
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A model's logits, (n, classes), and its predictions, (n,): classes, or numbers in regression."""
-
-    logits: Array
-    predictions: Array
-
-
 def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tuple[str, ...]:
     """Return the metrics by their own names, each once; for plans, which must fail before anything is trained.
 
@@ -90,8 +75,8 @@ def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tu
     Raises:
         ConfigError: a metric or the kind of task is not available, or loyalty cannot be had.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"evaluate: the task is of the kind {kind!r}, allowed are {allowed(KINDS)} so far.")
+    if kind not in SCORED_KINDS:
+        raise ConfigError(f"evaluate: the task is of the kind {kind!r}, allowed are {allowed(SCORED_KINDS)}.")
     if isinstance(metrics, str):
         raise ConfigError(f"evaluate: metrics is the text {metrics!r}, allowed is a list such as [{metrics!r}].")
     names = tuple(dict.fromkeys(ALIASES.get(name, name) for name in metrics))
@@ -105,16 +90,14 @@ def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tu
             raise ConfigError(f"evaluate: got the metric {name!r}, allowed are {allowed((*METRICS, *ALIASES))}.")
     if not names:
         raise ConfigError(f"evaluate: got no metric, allowed are {allowed((*METRICS, *ALIASES))}.")
-    if "loyalty" in names and kind == "regression":
-        raise ConfigError("evaluate: a regression task has no softmax and so no loyalty; leave 'loyalty' out.")
     if "loyalty" in names and not has_teacher:
         raise ConfigError("evaluate: loyalty compares a model with its teacher; give teacher=, or leave 'loyalty' out.")
     return names
 
 
-def available_metrics(kind: str, *, has_teacher: bool) -> tuple[str, ...]:
-    """Return the metrics that can be had for a kind of task; loyalty needs classes and a teacher."""
-    return tuple(name for name in METRICS if name != "loyalty" or (kind == "classification" and has_teacher))
+def available_metrics(*, has_teacher: bool) -> tuple[str, ...]:
+    """Return the metrics that can be had; loyalty needs a teacher."""
+    return tuple(name for name in METRICS if name != "loyalty" or has_teacher)
 
 
 def evaluate(
@@ -130,7 +113,7 @@ def evaluate(
 
     Args:
         model: to be evaluated.
-        task: of classification or regression.
+        task: of any kind that can be judged.
         teacher: to compare with: differences of scores, loyalty, speed-up. All are paired: same examples, same
             resamples, same rounds of timing.
         metrics: any of "accuracy" (or "score": the task's own scores), "loyalty" and "efficiency". Left as it is, those
@@ -143,22 +126,22 @@ def evaluate(
             task's or not in the teacher's order.
         DataError: the split has no labels to score against.
     """
-    if metrics is DEFAULT_METRICS and task.kind in KINDS:
-        metrics = available_metrics(task.kind, has_teacher=teacher is not None)
+    if metrics is DEFAULT_METRICS:
+        metrics = available_metrics(has_teacher=teacher is not None)
     wanted = check_metrics(metrics, task.kind, has_teacher=teacher is not None)
     pair = (model,) if teacher is None else (model, teacher)
     _check_models(pair, task)
     split, dataset = task.scoring_split(split)
-    first = _answer(model, dataset, task.kind)
-    subjects = [first if each is model else _answer(each, dataset, task.kind) for each in pair]
+    judge = judge_for(task, dataset)
+    first = _answer(model, dataset)
+    subjects = [first if each is model else _answer(each, dataset) for each in pair]
     found = [_sizes(each, len(dataset)) for each in pair]
     differences: dict[str, Difference] = {}
     if "accuracy" in wanted:
-        references = np.asarray(dataset["label"])
-        for name in metric_names(task.name, task.kind, task.metric):
-            differences |= _add_score(found, subjects, references, name, seed)
+        for name in judge.names:
+            differences |= _add_score(found, subjects, judge, name, seed)
     if "loyalty" in wanted:
-        _add_loyalty(found, subjects, seed)
+        _add_loyalty(found, subjects, judge, seed)
     if "efficiency" in wanted:
         _add_efficiency(found, pair, dataset, seed)
     results = [ModelResult(**fields) for fields in found]
@@ -173,13 +156,14 @@ def _check_models(models: Sequence[Evaluable], task: Task) -> None:
     """Refuse models whose output is not the task's, or whose classes are in different orders."""
     names = ("the model", "the teacher")
     for name, model in zip(names, models, strict=False):
-        head, classes = model.spec.head, len(task.labels) or 1
-        if head.task != task.kind or head.num_labels != classes:
+        head, needed = model.spec.head, head_for(task, model.spec.head.pooler)
+        if (head.task, head.num_labels) != (needed.task, needed.num_labels):
             raise ConfigError(
                 f"evaluate: {name} has a head for {head.task} with {head.num_labels} outputs, the task {task.name!r} "
-                f"is a {task.kind} task and needs {classes}; fine-tune it on this task first."
+                f"is a {task.kind} task and needs {needed.task} with {needed.num_labels}; fine-tune it on this task "
+                "first."
             )
-    if task.kind == "classification":
+    if task.labels:
         named = (
             (name, tuple(model.labels)) for name, model in zip(names, models, strict=False) if _named(model.labels)
         )
@@ -203,15 +187,16 @@ def _named(labels: Sequence[str]) -> bool:
     return any(not label.startswith("LABEL_") for label in labels)
 
 
-def _answer(model: Evaluable, dataset: Dataset, kind: str) -> _Subject:
-    logits = np.asarray(model.predict(dataset).logits)
-    if len(logits) != len(dataset) or not np.isfinite(logits).all():
+def _answer(model: Evaluable, dataset: Dataset) -> Predictions:
+    found = model.predict(dataset)
+    broken = int((~np.isfinite(found.logits)).sum())
+    answered = len(found.answers) if found.offsets is None else len(found.offsets) - 1
+    if answered != len(dataset) or broken:
         raise ConfigError(
-            f"evaluate: a model gave {len(logits)} answers to {len(dataset)} examples, "
-            f"{int((~np.isfinite(logits)).sum())} logits among them NaN or infinite; the model is broken."
+            f"evaluate: a model gave {answered} answers to {len(dataset)} examples, {broken} logits among them NaN or "
+            "infinite; the model is broken."
         )
-    # Ties go to the lowest class, as numpy's argmax does; int8 models have them often.
-    return _Subject(logits, logits.reshape(len(logits)) if kind == "regression" else logits.argmax(-1))
+    return found
 
 
 def _sizes(model: Evaluable, examples: int) -> dict[str, Any]:
@@ -231,12 +216,12 @@ def _sizes(model: Evaluable, examples: int) -> dict[str, Any]:
 
 
 def _add_score(
-    found: list[dict[str, Any]], subjects: Sequence[_Subject], references: Array, name: str, seed: int
+    found: list[dict[str, Any]], subjects: Sequence[Predictions], judge: Judge, name: str, seed: int
 ) -> dict[str, Difference]:
     """Add one metric to what was found of each model, and return the difference to the teacher, if there is one."""
-    draws = resample_scores(name, references, [each.predictions for each in subjects], seed=seed)
+    draws = judge.draws(name, subjects, seed)
     for place, (fields, subject) in enumerate(zip(found, subjects, strict=True)):
-        fields["scores"][name] = metric_function(name)(subject.predictions, references)
+        fields["scores"][name] = judge.scores(subject)[name]
         fields["score_intervals"][name] = percentile_interval(draws[:, place])
     if len(subjects) == 1:
         return {}
@@ -245,18 +230,14 @@ def _add_score(
     return {name: Difference(ours - theirs, interval, ours / theirs if theirs > 0 else None)}
 
 
-def _add_loyalty(found: list[dict[str, Any]], subjects: Sequence[_Subject], seed: int) -> None:
+def _add_loyalty(found: list[dict[str, Any]], subjects: Sequence[Predictions], judge: Judge, seed: int) -> None:
     """Add the loyalty of each model to the teacher, the teacher's own included: it is 1, or something is wrong."""
-    teacher = subjects[1].logits
     for fields, subject in zip(found, subjects, strict=True):
-        per_example = {
-            "label": label_agreement(teacher, subject.logits),
-            "probability": 1 - jensen_shannon_distances(teacher, subject.logits),
-            "probability_base_2": 1 - jensen_shannon_distances(teacher, subject.logits, base=2),
-        }
-        fields["loyalty"] = {name: float(values.mean()) for name, values in per_example.items()}
+        loyalties = judge.loyalty(subjects[1], subject)
+        draws = resample(list(loyalties.values()), seed=seed)
+        fields["loyalty"] = {name: each.total() for name, each in loyalties.items()}
         fields["loyalty_intervals"] = {
-            name: bootstrap_interval(np.mean, values, seed=seed) for name, values in per_example.items()
+            name: percentile_interval(draws[:, place]) for place, name in enumerate(loyalties)
         }
 
 
@@ -276,15 +257,16 @@ def _add_efficiency(found: list[dict[str, Any]], models: Sequence[Evaluable], da
         fields["measured"] = {"latency": latency[name]}
 
 
-def _notes(subjects: Sequence[_Subject], task: Task) -> tuple[str, ...]:
+def _notes(subjects: Sequence[Predictions], task: Task) -> tuple[str, ...]:
     """Warn where the models agree far better after renaming classes: their labels may be in different orders.
 
     Names can agree and weights not (the TinyBERT checkpoints for MNLI). Ten points more is beyond what chance gives.
     """
     if len(subjects) < 2 or task.kind != "classification":
         return ()
+    first, second = (each.logits.argmax(-1) for each in subjects)
     table = np.zeros((len(task.labels), len(task.labels)))
-    np.add.at(table, (subjects[0].predictions, subjects[1].predictions), 1 / len(subjects[0].predictions))
+    np.add.at(table, (first, second), 1 / len(first))
     best = table[linear_sum_assignment(table, maximize=True)].sum()
     if best - np.trace(table) < 0.1:
         return ()

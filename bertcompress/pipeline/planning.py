@@ -9,7 +9,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from bertcompress.compressors.distill.compressor import Distillation
-from bertcompress.data.features import featurize
+from bertcompress.data.features import features_cache, featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import default_pooler, spec_from_config
@@ -79,7 +79,10 @@ class _Lengths:
         if data is None:
             return np.zeros(0, np.int64)
         if (split, max_length) not in self.known:
-            self.known[split, max_length] = featurize(data, self.tokenizer, max_length=max_length).lengths
+            kind = "embedding" if self.run.task.kind == "embedding" else None
+            self.known[split, max_length] = featurize(
+                data, self.tokenizer, max_length=max_length, kind=kind, cache=features_cache()
+            ).lengths
         return self.known[split, max_length]
 
 
@@ -88,9 +91,10 @@ def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, leng
     if isinstance(step, TrainingSettings) and step.epochs > 0:
         learns = isinstance(step, Distillation)
         needs = step.needs() if isinstance(step, Distillation) else frozenset()
-        train = lengths.of("train", step.max_length)
+        max_length = step.length_for(lengths.run.task.kind)
+        train = lengths.of("train", max_length)
         seconds += estimate_seconds(spec, teacher if learns else None, train, step, needs)
-        validation = lengths.of("validation", step.max_length)
+        validation = lengths.of("validation", max_length)
         if len(validation):
             scores = max(1, round(step.epochs * step.evaluations_per_epoch))
             seconds += scores * estimate_forward_seconds(spec, validation, step)

@@ -22,7 +22,7 @@ from bertcompress.training.randomness import preserved
 from bertcompress.training.session import Session
 from bertcompress.training.settings import TrainingSettings
 from bertcompress.training.teacher import MIB, TeacherOutputs, evaluating, run_network
-from bertcompress.training.terms import Batch, Term
+from bertcompress.training.term import Batch, Term
 
 SAMPLES = 5  # batches that are timed, after one that is not
 

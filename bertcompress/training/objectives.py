@@ -22,21 +22,16 @@ from torch import Tensor, nn
 
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError, allowed
+from bertcompress.training.answer_terms import KINDS, EmbeddingTerm, HardTerm, LogitsTerm, SoftTerm
 from bertcompress.training.mapping import Mapping as LayerMapping
 from bertcompress.training.mapping import resolve_mapping
-from bertcompress.training.terms import (
-    AttentionTerm,
-    Batch,
-    HardTerm,
-    HiddenTerm,
-    LogitsTerm,
-    SoftTerm,
-    Term,
-)
+from bertcompress.training.term import Batch, Term
+from bertcompress.training.terms import AttentionTerm, HiddenTerm
 
 __all__ = [
     "TERMS",
     "AttentionTerm",
+    "EmbeddingTerm",
     "HardTerm",
     "HiddenTerm",
     "LogitsTerm",
@@ -48,7 +43,7 @@ __all__ = [
     "resolve_mapping",
 ]
 
-TERMS = ("hard", "soft", "logits", "hidden", "attention")
+TERMS = ("hard", "soft", "logits", "embedding", "hidden", "attention")
 
 
 class Objective(nn.Module):
@@ -134,7 +129,7 @@ def build_objective(
     """Build the objective that the weights describe; terms of weight 0 are left out.
 
     Args:
-        weights: weight of each of "hard", "soft", "logits", "hidden", "attention".
+        weights: weight of each of `TERMS`.
         student: the network that learns.
         teacher: the network it learns from, if any.
         mapping: pairs of layers for "hidden" and "attention", see `resolve_mapping`.
@@ -153,7 +148,9 @@ def build_objective(
         elif teacher is None:
             raise ConfigError(f"objective {name!r} compares with a teacher, and there is none; use 'hard' alone.")
         elif name in ("soft", "logits"):
-            terms[name] = _output_term(name, student, teacher, temperature)
+            terms[name] = _output_term(name, kind, student, teacher, temperature)
+        elif name == "embedding":
+            terms[name] = _embedding_term(student, teacher, seed)
         else:
             pairs = resolve_mapping(mapping, student.num_layers, teacher.num_layers)
             hidden = name == "hidden"
@@ -177,18 +174,18 @@ def _checked_weights(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _hard_term(kind: str) -> Term:
-    kinds = ("classification", "regression")
-    if kind not in kinds:
-        raise ConfigError(f"objective 'hard': the task's kind is {kind!r}, allowed are {allowed(kinds)}.")
+    if kind not in KINDS:
+        raise ConfigError(f"objective 'hard': the task's kind is {kind!r}, allowed are {allowed(KINDS)}.")
     return HardTerm(kind)
 
 
-def _output_term(name: str, student: EncoderSpec, teacher: EncoderSpec, temperature: float) -> Term:
+def _output_term(name: str, kind: str, student: EncoderSpec, teacher: EncoderSpec, temperature: float) -> Term:
     heads = (student.head, teacher.head)
-    if any(head.task not in ("classification", "regression") for head in heads):
+    if any(head.task not in KINDS for head in heads) or heads[0].task != heads[1].task:
         raise ConfigError(
-            f"objective {name!r} compares logits per example; the student's head is {heads[0].task!r} and the "
-            f"teacher's {heads[1].task!r}, allowed are 'classification' and 'regression'."
+            f"objective {name!r} compares logits; the student's head is {heads[0].task!r} and the teacher's "
+            f"{heads[1].task!r}, allowed is the same of {allowed(KINDS)} for both; encoders without a head learn from "
+            "'embedding' and 'hidden'."
         )
     if heads[0].num_labels != heads[1].num_labels:
         raise ConfigError(
@@ -196,10 +193,20 @@ def _output_term(name: str, student: EncoderSpec, teacher: EncoderSpec, temperat
             "allowed is the same number: fine-tune the teacher on this task first."
         )
     if name == "logits":
-        return LogitsTerm()
+        return LogitsTerm(kind)
     if heads[0].num_labels == 1:
         raise ConfigError("objective 'soft': one label has only one probability, 1; use 'logits' for regression.")
     number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     if not number or not math.isfinite(temperature) or temperature <= 0:
         raise ConfigError(f"temperature: got {temperature!r}, allowed is a finite number above 0.")
-    return SoftTerm(float(temperature))
+    return SoftTerm(float(temperature), kind)
+
+
+def _embedding_term(student: EncoderSpec, teacher: EncoderSpec, seed: int) -> Term:
+    for who, spec in (("student", student), ("teacher", teacher)):
+        if spec.head.task != "none":
+            raise ConfigError(
+                f"objective 'embedding' compares sentence embeddings, and the {who} has a head for {spec.head.task}; "
+                "load it with a task of kind embedding, or use 'soft' or 'logits'."
+            )
+    return EmbeddingTerm(student.hidden_size, teacher.hidden_size, seed)

@@ -25,7 +25,7 @@ from bertcompress.training.checkpoint import (
     tensors_of,
 )
 from bertcompress.training.gradients import Gradients, sparse_table
-from bertcompress.training.objectives import Objective, count_units
+from bertcompress.training.objectives import Objective
 from bertcompress.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 from bertcompress.training.plan import Indices, StepPlan
 from bertcompress.training.precision import autocast, resolve_precision
@@ -151,7 +151,7 @@ class Session:
         state, step = self.state, self.state.step
         groups = self.plan.groups(step)
         everything = np.concatenate(groups)
-        counts = count_units(self.plan.lengths[everything])
+        counts = self.features.counts(everything)
         rows = touched_rows(self.features, everything).to(self.device)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         seed_everything(self.settings.seed, step, rank)

@@ -22,7 +22,8 @@ class TrainingSettings:
         learning_rate: the peak, reached at the end of the warm-up.
         batch_size: examples in one forward and backward group, over all processes together.
         gradient_accumulation_steps: groups whose gradients make one optimizer step.
-        max_length: tokens an example is cut to.
+        max_length: tokens an example is cut to, or that a window of a question's context and a part of a long tagged
+            sentence have; by default 128, in question answering 384.
         max_tokens: padded tokens in one forward; a group above it is split into micro-batches with the same gradient.
         warmup: fraction of all steps in which the learning rate rises from 0.
         schedule: how the learning rate falls after the warm-up: linear or cosine to 0, or not at all.
@@ -39,7 +40,7 @@ class TrainingSettings:
     learning_rate: float = 5e-5
     batch_size: int = 32
     gradient_accumulation_steps: int = 1
-    max_length: int = 128
+    max_length: int | None = None
     max_tokens: int = 2048
     warmup: float = 0.1
     schedule: str = "linear"
@@ -63,7 +64,8 @@ class TrainingSettings:
         self._check_number("warmup", minimum=0.0, maximum=1.0)
         for name in ("batch_size", "gradient_accumulation_steps", "max_tokens", "evaluations_per_epoch"):
             self._check_count(name, 1)
-        self._check_count("max_length", 2)
+        if self.max_length is not None:
+            self._check_count("max_length", 2)
         self._check_count("seed", 0)
         if self.patience is not None:
             self._check_count("patience", 1)
@@ -74,6 +76,10 @@ class TrainingSettings:
     def training_settings(self) -> TrainingSettings:
         """Return the training fields alone, as a plain `TrainingSettings`, also when called on a compressor."""
         return TrainingSettings(**{field.name: getattr(self, field.name) for field in fields(TrainingSettings)})
+
+    def length_for(self, kind: str) -> int:
+        """Return `max_length`, or the default for this kind of task."""
+        return self.max_length or (384 if kind == "question_answering" else 128)
 
     def _refuse(self, name: str, allowed_values: str) -> ConfigError:
         return ConfigError(f"{type(self).__name__}.{name}: got {getattr(self, name)!r}, allowed {allowed_values}.")

@@ -1,10 +1,11 @@
 """A teacher's outputs: computed once where they can be kept, again for each batch where they cannot.
 
-Logits are small and always kept. Hidden states and attention scores are kept in memory-mapped files where those
-that the objective reads fit a stated budget, and are otherwise recomputed on the student's own micro-batch. Kept
-values come from a pass over all examples in a fixed order, so what a batch is taught does not depend on when the
-training was interrupted. Several processes share that pass for the logits, and always recompute the rest; kept
-values are rounded to half precision unless the teacher runs in fp32, where both ways agree up to rounding.
+Logits are kept in memory where they fit, as all but those of masked-LM heads do. Hidden states and attention scores
+are kept in memory-mapped files where those that the objective reads fit a stated budget, and are otherwise recomputed
+on the student's own micro-batch. Kept values come from a pass over all examples in a fixed order, so what a batch is
+taught does not depend on when the training was interrupted. Several processes share that pass for the logits, and
+always recompute the rest; kept values are rounded to half precision unless the teacher runs in fp32, where both ways
+agree up to rounding.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from bertcompress.data.batching import evaluation_batches
+from bertcompress.encoder.logits import task_logits
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.training.checkpoint import digest
+from bertcompress.training.kept_logits import KeptLogits
 from bertcompress.training.precision import autocast, resolve_precision
 from bertcompress.training.processes import process_state
 
@@ -41,8 +44,13 @@ MIB = 2**20
 
 
 def run_network(network: nn.Module, batch: Mapping[str, Tensor], needs: Collection[str] = ()) -> Any:
-    """Return the network's ModelOutput for a collated batch, with the outputs named in `needs` beside the logits."""
-    return network(**{name: batch[name] for name in INPUTS}, **{f"output_{need}": True for need in needs})
+    """Return the network's ModelOutput for a collated batch, with the outputs named in `needs` beside the logits.
+
+    Its `logits` are those of `task_logits`, whatever the head.
+    """
+    output = network(**{name: batch[name] for name in INPUTS}, **{f"output_{need}": True for need in needs})
+    output["logits"] = task_logits(output, batch["attention_mask"])
+    return output
 
 
 @contextmanager
@@ -83,7 +91,8 @@ class TeacherOutputs:
             needs: outputs beside the logits, of "hidden_states" and "attention_scores"; an objective's `needs`.
             max_tokens: padded tokens in one forward of the pass over all examples.
             precision: of the teacher's forward passes.
-            cache_mib: MiB of disk that hidden states and scores may take; 0 recomputes them for every batch.
+            cache_mib: MiB of disk that hidden states and scores may take, and of memory that logits of tokens may; 0
+                recomputes them for every batch.
             folder: where to keep them; a temporary folder if None.
             places: which entries of each of `needs` are read (an objective's `teacher_places`); None: all.
 
@@ -99,14 +108,14 @@ class TeacherOutputs:
         self._cache_mib, self._folder, self._places = cache_mib, folder, places
         self._state = process_state()
         self._precision = resolve_precision(precision, self._state.device.type)
-        self._logits: Tensor | None = None
+        self._logits: KeptLogits | None = None
         self._cache: _Cache | None = None
         self._prepared = False
 
     @property
     def live(self) -> bool:
         """Whether the teacher runs again for every batch; known once `prepare` has run."""
-        return bool(self.needs) and self._cache is None
+        return (bool(self.needs) and self._cache is None) or (self._prepared and self._logits is None)
 
     def fingerprint(self) -> str:
         """Return a digest of the teacher's weights and arithmetic."""
@@ -118,8 +127,11 @@ class TeacherOutputs:
             return
         self._prepared = True
         self.network.to(self._state.device)
+        shortest = np.argsort(self._features.lengths, kind="stable")[:1]
+        example = self._forward(self._collate(shortest))
+        self._logits = KeptLogits.plan(example.logits, self._features, self._cache_mib)
         if self.needs:
-            self._cache = self._plan_cache()
+            self._cache = self._plan_cache(example)
         if not self.live:
             self._pass_over_all()
 
@@ -139,7 +151,7 @@ class TeacherOutputs:
         device = collated["input_ids"].device
         outputs: dict[str, Any] = {}
         if self._logits is not None:
-            outputs["logits"] = self._logits[torch.from_numpy(indices)].to(device)
+            outputs["logits"] = self._logits.read(indices, collated["input_ids"].shape[1]).to(device)
         if self._cache is not None:
             outputs |= self._cache.read(indices, collated["input_ids"].shape[1], device)
         return ModelOutput(**outputs)
@@ -152,12 +164,10 @@ class TeacherOutputs:
     def _collate(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
         return {name: tensor.to(self._state.device) for name, tensor in self._features.collate(indices).items()}
 
-    def _plan_cache(self) -> _Cache | None:
+    def _plan_cache(self, example: Any) -> _Cache | None:
         """Return an empty cache if everything fits the budget, else None."""
         if self._state.num_processes > 1 or not self._cache_mib:
             return None  # every process would have to keep everything
-        shortest = np.argsort(self._features.lengths, kind="stable")[:1]
-        example = self._forward(self._collate(shortest))
         kind = np.float32 if self._precision == "fp32" else np.float16
         cache = _Cache(example, self._features, self.needs, self._places, np.dtype(kind))
         if cache.bytes > self._cache_mib * MIB or not cache.create(self._folder):
@@ -170,29 +180,17 @@ class TeacherOutputs:
 
     def _pass_over_all(self) -> None:
         batches = evaluation_batches(self._features.lengths, self._max_tokens)
-        state, logits = self._state, None
+        state, logits = self._state, self._logits
+        assert logits is not None  # else it is live, and nothing is kept
         context = torch.inference_mode()
         with evaluating(self.network), context, autocast(self._precision, state.device):
             for indices in batches[state.process_index :: state.num_processes]:
                 output = run_network(self.network, self._collate(indices), sorted(self.needs))
                 if self._cache is not None:
                     self._cache.write(indices, output)
-                if output.get("logits") is not None:
-                    if logits is None:
-                        logits = np.zeros((len(self._features), *output.logits.shape[1:]), np.float32)
-                    logits[indices] = output.logits.float().cpu().numpy()
-        self._logits = self._shared(logits)
-
-    def _shared(self, logits: NDArray[np.float32] | None) -> Tensor | None:
-        """Put the processes' logits together: each computed some examples and left zeros at the others."""
-        if self._state.num_processes == 1:
-            return None if logits is None else torch.from_numpy(logits)
-        if logits is None:
-            # Fewer batches than processes: this one computed nothing and does not know the number of classes.
-            count = self.network.config.num_labels  # type: ignore[union-attr]
-            logits = np.zeros((len(self._features), int(count)), np.float32)  # type: ignore[arg-type]
-        total: Tensor = reduce(torch.from_numpy(logits).to(self._state.device), reduction="sum")
-        return total.cpu()
+                logits.write(indices, output.logits)
+        if state.num_processes > 1:  # each computed some examples and left zeros at the others
+            logits.values = reduce(logits.values.to(state.device), reduction="sum").cpu()
 
 
 class _Cache:

@@ -9,8 +9,7 @@ and its released code leaves the teacher's dropout on, ours is off.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,103 +17,7 @@ from torch import Tensor, nn
 from bertcompress.encoder.spec import Attention, EncoderSpec
 from bertcompress.errors import ConfigError
 from bertcompress.training.mapping import Pairs
-
-Unit: TypeAlias = Literal["example", "token", "token_pair"]
-Batch: TypeAlias = Mapping[str, Tensor]
-
-
-class Term(nn.Module):
-    """One part of an objective.
-
-    Attributes:
-        name: key of the term in an objective.
-        unit: what the term sums over.
-        needs: which outputs beside the logits both networks must return: "hidden_states", "attention_scores".
-        needs_teacher: whether the term compares with a teacher.
-        needs_labels: whether the term reads the batch's labels.
-    """
-
-    name: ClassVar[str]
-    unit: ClassVar[Unit] = "example"
-    needs: ClassVar[frozenset[str]] = frozenset()
-    needs_teacher: ClassVar[bool] = True
-    needs_labels: ClassVar[bool] = False
-
-    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
-        """Return the sum of the term over the units of this micro-batch, a float32 scalar.
-
-        Args:
-            student: the student's ModelOutput.
-            teacher: the teacher's, or None.
-            batch: `attention_mask` (B, L), `labels` (B,) where there are any.
-        """
-        raise NotImplementedError
-
-    def describe(self) -> dict[str, Any]:
-        """Return the term's settings as JSON types; part of what a checkpoint must agree with."""
-        return {"name": self.name}
-
-    def teacher_places(self) -> dict[str, frozenset[int]]:
-        """Return which entries of the teacher's `hidden_states` and `attention_scores` the term reads."""
-        return {}
-
-
-class HardTerm(Term):
-    """Cross entropy with the labels, or the squared error for regression."""
-
-    name = "hard"
-    needs_teacher = False
-    needs_labels = True
-
-    def __init__(self, kind: str) -> None:
-        """Take the task's kind, classification or regression."""
-        super().__init__()
-        self.kind = kind
-
-    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
-        """Return the sum over examples."""
-        logits, labels = student.logits.float(), batch["labels"]  # (B, C), (B,)
-        if self.kind == "regression":
-            error: Tensor = logits.squeeze(-1) - labels.float()
-            return error.square().sum()
-        return nn.functional.cross_entropy(logits, labels, reduction="sum")
-
-    def describe(self) -> dict[str, Any]:
-        """Return the term's settings."""
-        return {"name": self.name, "kind": self.kind}
-
-
-class SoftTerm(Term):
-    """T^2 KL(teacher || student) of the class probabilities at temperature T."""
-
-    name = "soft"
-
-    def __init__(self, temperature: float) -> None:
-        """Take the temperature, above 0."""
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
-        """Return the sum over examples."""
-        learned = torch.log_softmax(student.logits.float() / self.temperature, dim=-1)  # (B, C)
-        target = torch.log_softmax(teacher.logits.float() / self.temperature, dim=-1)
-        divergence = nn.functional.kl_div(learned, target, reduction="sum", log_target=True)
-        return divergence * self.temperature**2
-
-    def describe(self) -> dict[str, Any]:
-        """Return the term's settings."""
-        return {"name": self.name, "temperature": self.temperature}
-
-
-class LogitsTerm(Term):
-    """Squared error of the logits, mean over the classes."""
-
-    name = "logits"
-
-    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
-        """Return the sum over examples."""
-        difference: Tensor = student.logits.float() - teacher.logits.float()  # (B, C)
-        return difference.square().mean(dim=-1).sum()
+from bertcompress.training.term import Batch, Term
 
 
 class HiddenTerm(Term):

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from bertcompress.model import Model
     from bertcompress.training.loop import TrainingResult
 
-TERMS = ("hard", "soft", "logits", "hidden", "attention")
+TERMS = ("hard", "soft", "logits", "embedding", "hidden", "attention")
+DEFAULTS = {  # what a student learns, by the task's kind, where nothing else is said
+    "regression": {"logits": 1.0, "hidden": 1.0},
+    "embedding": {"embedding": 1.0, "hidden": 1.0},
+}
 NEEDS = {"hidden": "hidden_states", "attention": "attention_scores"}
 
 
@@ -28,13 +32,14 @@ class Distillation(TrainingSettings):
 
     Attributes:
         objective: one term, or weights by term: `hard` (the labels), `soft` (the teacher's probabilities), `logits`,
-            `hidden` (hidden states), `attention` (scores before the softmax).
+            `embedding` (the direction of sentence embeddings), `hidden` (hidden states), `attention` (scores before
+            the softmax). By default `hidden` with `logits` in regression, `embedding` in embedding tasks, else `soft`.
         mapping: which teacher layer teaches which student layer, for `hidden` and `attention`: "uniform", "last",
             "skip", one teacher layer per student layer, or pairs (student layer, teacher layer).
         temperature: of the teacher's and the student's soft labels.
     """
 
-    objective: str | Mapping[str, float] = field(default_factory=lambda: {"soft": 1.0, "hidden": 1.0})
+    objective: str | Mapping[str, float] | None = None
     mapping: LayerMapping = "uniform"
     temperature: float = 2.0
 
@@ -56,8 +61,10 @@ class Distillation(TrainingSettings):
         if isinstance(self.mapping, str):
             self._check_choice("mapping", MAPPINGS)
 
-    def objective_weights(self) -> dict[str, float]:
-        """Return the weight of each term."""
+    def objective_weights(self, kind: str = "classification") -> dict[str, float]:
+        """Return the weight of each term for a kind of task."""
+        if self.objective is None:
+            return dict(DEFAULTS.get(kind, {"soft": 1.0, "hidden": 1.0}))
         return {self.objective: 1.0} if isinstance(self.objective, str) else dict(self.objective)
 
     def needs(self) -> frozenset[str]:
@@ -80,7 +87,7 @@ class Distillation(TrainingSettings):
             student,
             task,
             self,
-            weights=self.objective_weights(),
+            weights=self.objective_weights(task.kind),
             mapping=self.mapping,
             temperature=self.temperature,
             teacher=teacher,
@@ -118,11 +125,10 @@ class Distill(Distillation):
             DataError: teacher and student order their labels differently.
         """
         from bertcompress.compressors.fitting import step_of
-        from bertcompress.model import Model
 
         source = teacher or model
         self.plan(model.spec, task, teacher=source.spec)
         task = require_task(self.method, task)
         student = model.copy()
         result = self.fit(self.method, student, task, source, context)
-        return Model(student.network, model.tokenizer, task, (*model.history, step_of(self, result)), model.labels)
+        return student.after(step_of(self, result), task=task)

@@ -94,7 +94,6 @@ class ExtractThenDistill(Distillation):
         """
         from bertcompress.compressors.fitting import step_of
         from bertcompress.encoder.network import build
-        from bertcompress.model import Model
 
         source = teacher or model
         planned = self.plan(model.spec, task, teacher=source.spec)
@@ -102,13 +101,12 @@ class ExtractThenDistill(Distillation):
         spec, weights = extract(model.spec, model.network.state_dict(), selection)
         network = build(spec, model.labels)
         network.load_state_dict(weights)
-        student = Model(network, model.tokenizer, task or model.task, model.history, model.labels)
+        student = model.after(network=network, task=task)
         result = None
         if self.epochs > 0:
             result = self.fit(self.method, student, require_task(self.method, task), source, context)
         facts = {"origin": [index + 1 for index in selection.layers], "selection": selection.describe()}
-        history = (*model.history, step_of(self, result, facts))
-        return Model(student.network, model.tokenizer, student.task, history, model.labels)
+        return student.after(step_of(self, result, facts))
 
     def select(self, spec: EncoderSpec, student: EncoderSpec) -> Selection:
         """Choose the units of `spec` that the student keeps."""

@@ -38,13 +38,12 @@ class FineTune(TrainingSettings):
             ConfigError: there is no task, or the model's head does not answer it.
         """
         from bertcompress.compressors.fitting import fit, step_of
-        from bertcompress.model import Model
 
         self.plan(model.spec, task)
         task = require_task(self.method, task)
         tuned = model.copy()
         result = fit(self.method, tuned, task, self, weights={"hard": 1.0}, context=context)
-        return Model(tuned.network, model.tokenizer, task, (*model.history, step_of(self, result)), model.labels)
+        return tuned.after(step_of(self, result), task=task)
 
 
 def finetune(model: Model, task: Task, **settings: Any) -> Model:

@@ -57,7 +57,6 @@ class PostTrainingQuantization:
         from bertcompress.compressors.fitting import step_of
         from bertcompress.encoder.network import build
         from bertcompress.encoder.quantized import quantize_state
-        from bertcompress.model import Model
 
         spec = self.plan(model.spec, task)
         names = [tensor.name.removesuffix(".codes") for tensor in spec.tensors() if tensor.dtype == "I8"]
@@ -65,5 +64,4 @@ class PostTrainingQuantization:
         network.load_state_dict(quantize_state(model.network.state_dict(), names))
         kept = [tensor.name for tensor in spec.tensors() if tensor.weights and tensor.dtype == "F32"]
         facts = {"quantized": names, "kept_in_float": kept}
-        history = (*model.history, step_of(self, None, facts))
-        return Model(network, model.tokenizer, task or model.task, history, model.labels)
+        return model.after(step_of(self, None, facts), network=network, task=task)

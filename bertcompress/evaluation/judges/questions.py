@@ -1,0 +1,144 @@
+"""Judging question answering: official scores, and loyalty of the answer's span, start and end.
+
+A context longer than a window is read in several. The start of the answer is then one distribution over the tokens
+of all of them, and over "no answer" in each (its first token): the softmax of all their start logits together, which
+is how the best span is chosen as well. The same for the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertcompress.errors import ConfigError
+from bertcompress.evaluation.judges.base import Array, Statistic, StatisticJudge, complement, ratio
+from bertcompress.evaluation.metrics.squad import answer_statistics, best_threshold
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from bertcompress.data.base import Task
+    from bertcompress.data.features import Features
+    from bertcompress.predictions import Predictions
+
+
+class QuestionJudge(StatisticJudge):
+    """Exact match and F1 of answers; where some questions have none, also of those with and without."""
+
+    def __init__(self, task: Task, dataset: Dataset) -> None:
+        """Take the task and the questions."""
+        super().__init__(task, dataset)
+        self.gold = [answers["text"] for answers in dataset["answers"]] if "answers" in dataset.column_names else []
+        self.answerable = np.array([any(texts) for texts in self.gold], dtype=bool)
+        names = tuple(dict.fromkeys((task.metric, "f1", "exact_match")))
+        split = ("has_answer_exact_match", "has_answer_f1", "no_answer_accuracy") if task.unanswerable else ()
+        self.names = (*names, *split) if self.gold else ()
+
+    def statistics(self, predictions: Predictions) -> Mapping[str, Statistic]:
+        """Return the official scores, in [0, 1]."""
+        exact, f1 = answer_statistics(predictions.answer_texts(), self.gold).T
+        answerable = self.answerable
+        found = {"exact_match": ratio(exact), "f1": ratio(f1)}
+        if self.task.unanswerable:
+            found["has_answer_exact_match"] = ratio(exact * answerable, answerable)
+            found["has_answer_f1"] = ratio(f1 * answerable, answerable)
+            found["no_answer_accuracy"] = ratio(exact * ~answerable, ~answerable)
+        return found
+
+    def selection_score(self, predictions: Predictions) -> float:
+        """Return the metric; with unanswerable questions the F1 at the best threshold (the official `best_f1`)."""
+        if not self.task.unanswerable:
+            return super().selection_score(predictions)
+        return self.best_threshold(predictions)[1]
+
+    def best_threshold(self, predictions: Predictions) -> tuple[float, float]:
+        """Return the null threshold with the best F1 on these questions, and that F1."""
+        answers = predictions.answers
+        f1 = answer_statistics([answer.text for answer in answers], self.gold)[:, 1]
+        return best_threshold(np.array([answer.margin for answer in answers]), f1, self.answerable)
+
+    def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
+        """Return how often the two give the same span, start and end, and how close their distributions are.
+
+        `label` is the span's; `probability` is the mean of the start's and the end's.
+
+        Raises:
+            ConfigError: the two models read different tokens.
+        """
+        same_span = [first == second for first, second in zip(_spans(teacher), _spans(student), strict=True)]
+        sides = [self._compare(teacher, student, side) for side in (0, 1)]
+        (start, start_distance), (end, end_distance) = sides
+        found = {"label": ratio(same_span), "probability": complement((start_distance + end_distance) / 2)}
+        found["probability_base_2"] = complement((start_distance + end_distance) / 2 / np.sqrt(np.log(2)))
+        return found | {
+            "start": ratio(start),
+            "end": ratio(end),
+            "start_probability": complement(start_distance),
+            "end_probability": complement(end_distance),
+        }
+
+    def _compare(self, teacher: Predictions, student: Predictions, side: int) -> tuple[Array, Array]:
+        """Return whether the two agree on the start (0) or end (1), and their distance, (questions,) each."""
+        features, other = teacher.features, student.features
+        assert features is not None
+        assert other is not None
+        if not np.array_equal(features.offsets, other.offsets):
+            raise ConfigError(
+                "loyalty: teacher and student cut the contexts into different tokens, so their starts and ends cannot "
+                "be compared; use one tokenizer and one max_length, or leave 'loyalty' out."
+            )
+        places, bounds = _positions(features)
+        logs = [_log_softmax(each.logits[places, side].astype(np.float64), bounds) for each in (teacher, student)]
+        best = [_first_best(each, bounds) for each in logs]
+        return best[0] == best[1], _distances(*logs, bounds)
+
+
+def _spans(predictions: Predictions) -> list[tuple[int, int] | None]:
+    """Return the characters of each answer; None where the model says that there is none."""
+    return [None if predictions.unanswered(each) else (each.start, each.end) for each in predictions.answers]
+
+
+def _positions(features: Features) -> tuple[Array, Array]:
+    """Return the tokens that a start or end may be at, context and first ones, and where each example's begin.
+
+    The second has no entry for the end: example i's are `places[bounds[i]:bounds[i + 1]]`, as `reduceat` wants it.
+    """
+    assert features.starts is not None
+    eligible = np.asarray(features.starts) >= 0
+    eligible[features.offsets[:-1]] = True
+    places = np.flatnonzero(eligible)
+    first_rows = np.searchsorted(features.examples, np.arange(features.num_examples))
+    return places, np.searchsorted(places, features.offsets[first_rows])
+
+
+def _each(bounds: Array, total: int) -> Array:
+    return np.repeat(np.arange(len(bounds)), np.diff([*bounds, total]))
+
+
+def _log_softmax(logits: Array, bounds: Array) -> Array:
+    """Return log-probabilities within each example, all examples one after the other."""
+    example = _each(bounds, len(logits))
+    shifted = logits - np.maximum.reduceat(logits, bounds)[example]
+    result: Array = shifted - np.log(np.add.reduceat(np.exp(shifted), bounds))[example]
+    return result
+
+
+def _first_best(values: Array, bounds: Array) -> Array:
+    """Return where each example's largest value first stands."""
+    example = _each(bounds, len(values))
+    candidates = np.flatnonzero(values == np.maximum.reduceat(values, bounds)[example])
+    _, first = np.unique(example[candidates], return_index=True)
+    return candidates[first]
+
+
+def _distances(log_p: Array, log_q: Array, bounds: Array) -> Array:
+    """Return the Jensen-Shannon distance, base e, of each example's two distributions."""
+
+    def entropy(log_a: Array, log_b: Array) -> Array:  # KL(A || M) in nats, M the mean; exactly 0 where the two agree
+        return np.exp(log_a) * (np.log(2) - np.logaddexp(0.0, log_b - log_a))
+
+    divergence = 0.5 * np.add.reduceat(entropy(log_p, log_q) + entropy(log_q, log_p), bounds)
+    result: Array = np.sqrt(np.clip(divergence, 0.0, np.log(2)))
+    return result

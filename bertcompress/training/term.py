@@ -1,0 +1,47 @@
+"""What a part of an objective is: it compares, for one micro-batch, and sums over countable units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from torch import Tensor, nn
+
+Unit: TypeAlias = Literal["example", "token", "token_pair", "word"]
+Batch: TypeAlias = Mapping[str, Tensor]
+
+
+class Term(nn.Module):
+    """One part of an objective.
+
+    Attributes:
+        name: key of the term in an objective.
+        unit: what the term sums over; a key of `Features.counts`. In question answering a window is an example.
+        needs: which outputs beside the logits both networks must return: "hidden_states", "attention_scores".
+        needs_teacher: whether the term compares with a teacher.
+        needs_labels: whether the term reads the batch's labels.
+    """
+
+    name: ClassVar[str]
+    unit: Unit = "example"
+    needs: ClassVar[frozenset[str]] = frozenset()
+    needs_teacher: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+
+    def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
+        """Return the sum of the term over the units of this micro-batch, a float32 scalar.
+
+        Args:
+            student: the student's ModelOutput.
+            teacher: the teacher's, or None.
+            batch: the collated micro-batch: `attention_mask` (B, L), and what `Features.collate` says of `labels`.
+        """
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return the term's settings as JSON types; part of what a checkpoint must agree with."""
+        return {"name": self.name}
+
+    def teacher_places(self) -> dict[str, frozenset[int]]:
+        """Return which entries of the teacher's `hidden_states` and `attention_scores` the term reads."""
+        return {}
