@@ -1,16 +1,18 @@
-"""Tokenized examples in flat arrays: tokenized once, padded only when a batch is made."""
+"""Tokenized data sets in flat arrays: tokenized once, padded only when a batch is made."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bertcompress.errors import ConfigError, DataError
+from bertcompress.data.base import KINDS
+from bertcompress.data.tokenize import Stream, embedding_stream, ranges, text_stream
+from bertcompress.errors import ConfigError, DataError, allowed
 
 if TYPE_CHECKING:
     import torch
@@ -18,19 +20,34 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 8192  # examples tokenized in one call: bounds memory, long enough to keep every core busy
+IGNORED = -100  # label of a token that is not the first of a word
+NEEDED = {"tagging": ("words",), "question_answering": ("question", "context")}
+ARRAYS = ("input_ids", "token_type_ids", "offsets", "labels", "examples", "words", "starts", "ends")
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The tokens of a data set, one example after the other.
+    """The tokens of a data set in rows, one after the other; a row is what the network reads at once.
+
+    Every array may be a read-only memory map.
 
     Attributes:
-        input_ids: int32 (tokens,), all examples' tokens with their special tokens.
+        input_ids: int32 (tokens,), all rows' tokens with their special tokens.
         token_type_ids: int8 (tokens,), 0 for the first text, 1 for the second where the tokenizer tells them apart.
-        offsets: int64 (n + 1,), example i is `input_ids[offsets[i]:offsets[i + 1]]`.
-        labels: int64 (n,) class numbers, float32 (n,) regression targets, or None where no label is known. Single
-            unknown labels among known ones are -1, or NaN in regression.
+        offsets: int64 (rows + 1,), row r is `input_ids[offsets[r]:offsets[r + 1]]`.
+        labels: None where nothing is known, otherwise by kind. Classification: int64 (rows,) class numbers, -1 if
+            hidden, or float32 (rows,) regression targets, NaN if hidden. Tagging: int32 (tokens,), at the first piece
+            of a word its tag, -1 if hidden, and -100 everywhere else. Question answering: int64 (rows, 2), the first
+            and the last token of the answer, counted within the row, (0, 0) where the row does not hold all of it.
+            Embedding: always None.
         pad_token_id: what fills a batch up.
+        kind: "classification" (also regression and unlabelled text), "tagging", "question_answering" or "embedding".
+        examples: int64 (rows,), the example that a row is (a part of), never falling; by default one row each.
+        num_examples: of the data set; by default the number of rows.
+        words: of tagging: int32 (tokens,), at the first piece of a word its number within the example, else -1.
+        starts: of question answering: int32 (tokens,), the first character of the context that a token covers, -1
+            for tokens that are not of the context.
+        ends: the same, the character after the last one.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -38,122 +55,154 @@ class Features:
     offsets: npt.NDArray[np.int64]
     labels: npt.NDArray[Any] | None
     pad_token_id: int
+    kind: str = "classification"
+    examples: npt.NDArray[np.int64] = None  # type: ignore[assignment]  # filled in below
+    num_examples: int = -1
+    words: npt.NDArray[np.int32] | None = None
+    starts: npt.NDArray[np.int32] | None = None
+    ends: npt.NDArray[np.int32] | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in one row per example where nothing else is said."""
+        if self.examples is None:
+            object.__setattr__(self, "examples", np.arange(len(self), dtype=np.int64))
+        if self.num_examples < 0:
+            object.__setattr__(self, "num_examples", len(self))
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Return the number of rows."""
         return len(self.offsets) - 1
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each example, (n,)."""
+        """Tokens of each row, (rows,)."""
         return np.diff(self.offsets)
 
     def fingerprint(self) -> str:
-        """Return a hex digest of the content: tokens, boundaries, labels and padding."""
-        digest = hashlib.blake2b(str(self.pad_token_id).encode(), digest_size=16)
-        for array in (self.input_ids, self.token_type_ids, self.offsets, self.labels):
+        """Return a hex digest of the content: kind, padding and every array."""
+        about = f"{self.kind} {self.pad_token_id} {self.num_examples}"
+        digest = hashlib.blake2b(about.encode(), digest_size=16)
+        for name in ARRAYS:
+            array = getattr(self, name)
             if array is not None:
-                digest.update(f"{array.dtype.str}{array.shape}".encode())
+                digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def collate(self, indices: npt.ArrayLike) -> dict[str, torch.Tensor]:
-        """Return the examples as one batch, padded on the right to the longest of them.
+    def counts(self, indices: npt.ArrayLike) -> dict[str, int]:
+        """Return what some rows hold: what the terms of a loss may be averaged over.
 
         Args:
-            indices: example numbers, (b,), in the order wanted.
+            indices: row numbers, (b,).
 
         Returns:
-            int64 tensors `input_ids`, `attention_mask`, `token_type_ids` (b, L) and `indices` (b,), and `labels`
-            (b,) if there are any.
+            `example`: the rows; `token`: their tokens; `token_pair`: the sum of their squared lengths; `word`: in
+            tagging the words that begin in them, otherwise 0.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        starts = self.offsets[rows]
+        sizes = self.offsets[rows + 1] - starts
+        words = 0 if self.words is None else int((self.words[ranges(starts, sizes)] >= 0).sum())
+        return {
+            "example": len(rows), "token": int(sizes.sum()), "token_pair": int((sizes * sizes).sum()), "word": words,
+        }  # fmt: skip
+
+    def collate(self, indices: npt.ArrayLike) -> dict[str, torch.Tensor]:
+        """Return rows as one batch, padded on the right to the longest of them.
+
+        Args:
+            indices: row numbers, (b,), in the order wanted.
+
+        Returns:
+            int64 tensors `input_ids`, `attention_mask`, `token_type_ids` (b, L) and `indices` (b,), and `labels` if
+            there are any: (b,), in tagging (b, L) padded with -100, in question answering (b, 2).
         """
         import torch
 
         rows = np.asarray(indices, dtype=np.int64)
         starts = self.offsets[rows]
         sizes = self.offsets[rows + 1] - starts
-        columns = np.arange(int(sizes.max(initial=0)))  # (L,)
-        mask = columns < sizes[:, None]  # (b, L)
-        source = (starts[:, None] + columns)[mask]
-        ids = np.full(mask.shape, self.pad_token_id, dtype=np.int64)
-        ids[mask] = self.input_ids[source]
-        types = np.zeros(mask.shape, dtype=np.int64)
-        types[mask] = self.token_type_ids[source]
+        mask = np.arange(int(sizes.max(initial=0))) < sizes[:, None]  # (b, L)
+        source = ranges(starts, sizes)
+
+        def padded(values: npt.NDArray[Any], fill: int) -> torch.Tensor:
+            table = np.full(mask.shape, fill, dtype=np.int64)
+            table[mask] = values[source]
+            return torch.from_numpy(table)
+
         batch = {
-            "input_ids": torch.from_numpy(ids),
+            "input_ids": padded(self.input_ids, self.pad_token_id),
             "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-            "token_type_ids": torch.from_numpy(types),
+            "token_type_ids": padded(self.token_type_ids, 0),
             "indices": torch.from_numpy(rows.copy()),
         }
-        if self.labels is not None:
-            batch["labels"] = torch.from_numpy(self.labels[rows])
+        if self.labels is not None and self.kind == "tagging":
+            batch["labels"] = padded(self.labels, IGNORED)
+        elif self.labels is not None:
+            batch["labels"] = torch.from_numpy(np.array(self.labels[rows]))
         return batch
 
 
-def featurize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Features:
-    """Tokenize the `text` (and `text_pair`) of a data set; over-long pairs lose tokens from the longer text first.
+def featurize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    kind: str | None = None,
+    overlap: int | None = None,
+    cache: Path | None = None,
+) -> Features:
+    """Tokenize a data set.
+
+    - Texts: one row each; over-long pairs lose tokens from the longer text first.
+    - Embedding: one row for each text, those of a pair one after the other.
 
     Args:
-        dataset: with the columns that `load_task` gives: `text`, and perhaps `text_pair` and `label`.
+        dataset: with the columns that `load_task` gives for its kind of task.
         tokenizer: of the model; fast ones tokenize on every core.
-        max_length: tokens kept of each example, special tokens included.
+        max_length: tokens kept of each row, special tokens included.
+        kind: of the task; by default what the columns say: `words` are tagged, a `question` is answered, and all
+            else is classified. An embedding must be asked for, as its columns are the same.
+        overlap: tokens of the context that neighbouring windows share, in question answering only.
+        cache: folder that keeps what was tokenized, so that it is read the next time; None to keep all in memory.
 
     Raises:
-        ConfigError: if `max_length` leaves no room for a single token of text.
-        DataError: if the data set has no `text` column.
+        ConfigError: if `max_length` leaves no room for a single token of text, or for another value not allowed.
+        DataError: if the data set lacks a column.
     """
-    if "text" not in dataset.column_names:
-        raise DataError(f"featurize: the data set has the columns {dataset.column_names}, needed is a column 'text'.")
-    paired = "text_pair" in dataset.column_names
+    kind = _kind(dataset, kind)
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(f"tokenizer {type(tokenizer).__name__}: it has no pad token; set tokenizer.pad_token first.")
+    arrays = _stream(dataset, tokenizer, max_length, kind, overlap).joined()
+    about = {"pad_token_id": int(tokenizer.pad_token_id), "kind": kind, "num_examples": len(dataset)}
+    return Features(**{"labels": None, **arrays, **about})  # type: ignore[arg-type]
+
+
+def _kind(dataset: Dataset, kind: str | None) -> str:
+    """Return the kind of features, and check that their columns are there."""
+    columns = dataset.column_names
+    if kind is None:
+        kind = "tagging" if "words" in columns else "question_answering" if "question" in columns else "classification"
+    if kind not in KINDS:
+        raise ConfigError(f"featurize: kind is {kind!r}, allowed are {allowed(KINDS)}.")
+    kind = "classification" if kind in ("regression", "unlabelled") else kind
+    for name in NEEDED.get(kind, ("text",)):
+        if name not in columns:
+            raise DataError(f"featurize: the data set has the columns {columns}, needed is a column {name!r}.")
+    return kind
+
+
+def _stream(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, kind: str, overlap: int | None
+) -> Stream:
+    paired = kind == "question_answering" or (kind == "classification" and "text_pair" in dataset.column_names)
     room = tokenizer.num_special_tokens_to_add(pair=paired) + (2 if paired else 1)
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < room:
         raise ConfigError(f"max_length: got {max_length!r}, allowed is a whole number of at least {room} here.")
-    if tokenizer.pad_token_id is None:
-        raise ConfigError(f"tokenizer {type(tokenizer).__name__}: it has no pad token; set tokenizer.pad_token first.")
-    ids: list[npt.NDArray[Any]] = []
-    types: list[npt.NDArray[Any]] = []
-    sizes: list[npt.NDArray[Any]] = []
-    for start in range(0, len(dataset), CHUNK):
-        part = _tokenize(dataset[start : start + CHUNK], tokenizer, max_length)
-        for values, kind, into in ((part[0], np.int32, ids), (part[1], np.int8, types)):
-            into.append(_flat(values, kind))
-        sizes.append(np.fromiter((len(row) for row in part[0]), np.int64, len(part[0])))
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(_join(sizes, np.int64))])
-    return Features(_join(ids, np.int32), _join(types, np.int8), offsets, _labels(dataset), int(tokenizer.pad_token_id))
-
-
-def _tokenize(
-    rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    encoded = tokenizer(
-        rows["text"],
-        rows.get("text_pair"),
-        truncation="longest_first",
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=True,
-        verbose=False,
-    )
-    return encoded["input_ids"], encoded["token_type_ids"]
-
-
-def _flat(rows: Iterable[Iterable[int]], kind: type[np.generic]) -> npt.NDArray[Any]:
-    rows = list(rows)
-    if not rows:
-        return np.zeros(0, kind)
-    return np.concatenate([np.asarray(row, dtype=kind) for row in rows])
-
-
-def _join(parts: list[npt.NDArray[Any]], kind: type[np.generic]) -> npt.NDArray[Any]:
-    return np.concatenate(parts) if parts else np.zeros(0, kind)
-
-
-def _labels(dataset: Dataset) -> npt.NDArray[Any] | None:
-    if "label" not in dataset.column_names:
-        return None
-    if dataset.features["label"].dtype.startswith("float"):
-        targets = np.asarray(dataset["label"], dtype=np.float32)
-        return None if np.isnan(targets).all() else targets
-    classes = np.asarray(dataset["label"], dtype=np.int64)
-    return None if (classes == -1).all() else classes
+    if overlap is not None and kind != "question_answering":
+        raise ConfigError(
+            f"overlap: got {overlap!r} for {kind}; only question answering reads in windows; leave it out."
+        )
+    if kind == "embedding":
+        return embedding_stream(dataset, tokenizer, max_length, CHUNK)
+    return text_stream(dataset, tokenizer, max_length, CHUNK)
