@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +134,7 @@ def words_of(features: Features) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
     return places, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-class _Column:
+class _Column(Sequence[str]):
     """A column read row by row, so that contexts longer than memory are never held at once."""
 
     def __init__(self, dataset: Dataset, name: str) -> None:
@@ -142,5 +143,5 @@ class _Column:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, row: int) -> str:
-        return str(self._dataset[row][self._name])
+    def __getitem__(self, row: Any) -> Any:
+        return self._dataset[row][self._name]

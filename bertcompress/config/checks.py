@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertcompress.config.values import attempt, choice, locate, refusal, unknown_keys
 from bertcompress.config.yaml_positions import ConfigFileError, Problem, Value, join, read_text, read_yaml
+from bertcompress.data.kinds import SCORED_KINDS
 from bertcompress.errors import BertCompressError, ConfigError, allowed
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 # What `bertcompress.evaluation.evaluate` offers; written here as well because it imports torch (a test compares them).
 EVALUATIONS = ("accuracy", "loyalty", "efficiency")
-SCORED_KINDS = ("classification", "regression")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # The built-in model's own config.json, so that a chain on it is checked before the first fetch.
 MINILM = {
@@ -164,7 +164,7 @@ def check_task(value: Value, folder: Path, problems: list[Problem]) -> CheckedTa
     task = _find_task(value, folder, problems)
     if task is not None and task.kind not in SCORED_KINDS:
         message = (
-            f"got a task of the kind {task.kind!r}, allowed are {allowed(SCORED_KINDS)}: others have no score yet."
+            f"got a task of the kind {task.kind!r}, allowed are {allowed(SCORED_KINDS)}: there is nothing to judge."
         )
         _refuse(value, message, problems)
     return task
@@ -241,21 +241,15 @@ def _check_mapping(value: Value, folder: Path, problems: list[Problem]) -> Check
     return CheckedTask(result, str(result["kind"])) if len(problems) == before else None
 
 
-def check_metrics(value: Value | None, task: CheckedTask | None, problems: list[Problem]) -> tuple[str, ...]:
-    """Return what is to be measured; left out, that is everything that the task's kind allows."""
-    without_loyalty = task is not None and task.kind == "regression"
-    names = tuple(name for name in EVALUATIONS if name != "loyalty" or not without_loyalty)
+def check_metrics(value: Value | None, problems: list[Problem]) -> tuple[str, ...]:
+    """Return what is to be measured; left out, that is everything."""
     if value is None:
-        return names
+        return EVALUATIONS
     if not isinstance(value.content, list) or not value.content:
-        _refuse(value, f"got {value}, allowed is a list of at least one of {', '.join(names)}.", problems)
+        _refuse(value, f"got {value}, allowed is a list of at least one of {', '.join(EVALUATIONS)}.", problems)
         return ()
     for item in value.content:
-        if without_loyalty and item.content == "loyalty":
-            message = f"got 'loyalty', allowed are {allowed(names)}: a regression task has no softmax to be loyal to."
-            _refuse(item, message, problems)
-        else:
-            choice(item, names, problems)
+        choice(item, EVALUATIONS, problems)
     return tuple(dict.fromkeys(str(item.content) for item in value.content))
 
 

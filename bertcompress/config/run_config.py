@@ -147,7 +147,7 @@ class _Reader:
         teacher = self._teacher(self._required(values, top, "teacher", "a mapping such as {model: minilm-l6}"))
         steps, complete = self._steps(values.get("compress"))
         checked_task = checks.check_task(task, self.folder, self.problems) if task is not None else None
-        evaluate = checks.check_metrics(values.get("evaluate"), checked_task, self.problems)
+        evaluate = checks.check_metrics(values.get("evaluate"), self.problems)
         export = checks.check_exports(values.get("export"), self.problems)
         if teacher is not None:
             self._check_chain(values, teacher, steps)

@@ -140,6 +140,8 @@ class Features:
             batch["labels"] = padded(self.labels, IGNORED)
         elif self.labels is not None:
             batch["labels"] = torch.from_numpy(np.array(self.labels[rows]))
+        if self.words is not None:
+            batch["words"] = padded(self.words, -1)
         return batch
 
 
@@ -206,3 +208,10 @@ def _stream(
     if kind == "embedding":
         return embedding_stream(dataset, tokenizer, max_length, CHUNK)
     return text_stream(dataset, tokenizer, max_length, CHUNK)
+
+
+def features_cache() -> Path:
+    """Return the folder."""
+    from bertcompress.data.sources import cache_folder
+
+    return cache_folder() / "features"

@@ -26,4 +26,5 @@ def task_logits(output: Any, attention_mask: Tensor) -> Tensor:
         logits: Tensor = output.logits
         return logits
     mask = attention_mask.unsqueeze(-1).to(output.last_hidden_state.dtype)  # (B, L, 1)
-    return (output.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1)
+    mean: Tensor = (output.last_hidden_state * mask).sum(1) / mask.sum(1).clamp_min(1)
+    return mean

@@ -23,6 +23,7 @@ from bertcompress.data.features import Features, featurize
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.evaluation.hardware import isa_flags, load_average, usable_cores
 from bertcompress.evaluation.intervals import bootstrap_interval
+from bertcompress.model import WINDOW
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -127,7 +128,7 @@ def measure_latency(
     load = load_average()
     with _quiet(models, threads):
         runners = [each if isinstance(each, Runner) else torch_runner(each) for each in models.values()]
-        features = [featurize(sample, each.tokenizer, max_length=each.max_length) for each in runners]
+        features = [_featurized(sample, each) for each in runners]
         singles = _plan(features[0].lengths, 1, rounds, random)
         grouped = _plan(features[0].lengths, batch_size, throughput_batches, random)
         one = _time(runners, features, singles, MIN_ROUNDS, budget_seconds, random)
@@ -145,6 +146,12 @@ def measure_latency(
             teacher = list(models).index(baseline)
             rows[name] |= _speedups(one[:, teacher] / one[:, place], many[:, teacher] / many[:, place], baseline, seed)
     return rows
+
+
+def _featurized(sample: Dataset, runner: Runner) -> Features:
+    """Return the rows that are timed: texts, parts of sentences, or windows of a usual length."""
+    longest = min(runner.max_length, WINDOW) if "question" in sample.column_names else runner.max_length
+    return featurize(sample, runner.tokenizer, max_length=longest)
 
 
 def _check(

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES = 128
 TIMEOUT = 600.0
+READ = ("text", "text_pair", "words", "id", "question", "context")  # columns that a model reads, labels left out
 STATUS = Path("/proc/self/status")
 
 
@@ -48,15 +49,14 @@ def measure_peak_memory(folder: Path, dataset: Dataset, *, examples: int = EXAMP
 
     Args:
         folder: a saved model.
-        dataset: with `text` (and `text_pair`).
+        dataset: of any kind of task.
         examples: how many of them are answered, in the model's default batches.
 
     Returns:
         `peak_memory_mib`, `libraries_memory_mib` (the same process before it loads the model) and `memory_examples`;
         the first two are None, with a `memory_reason`, where they cannot be measured.
     """
-    texts = [name for name in ("text", "text_pair") if name in dataset.column_names]
-    columns = {name: list(dataset[name][:examples]) for name in texts}
+    columns = {name: values for name, values in dataset[:examples].items() if name in READ}
     with tempfile.TemporaryDirectory(prefix="bertcompress-") as scratch:
         request, answer = Path(scratch) / "request.json", Path(scratch) / "answer.json"
         request.write_text(json.dumps({"folder": str(folder.resolve()), "columns": columns}), encoding="utf-8")
@@ -67,7 +67,7 @@ def measure_peak_memory(folder: Path, dataset: Dataset, *, examples: int = EXAMP
         reason = failure or "this platform does not report a process's peak memory"
         logger.warning("Peak memory was not measured: %s.", reason)
         return {**result, "memory_examples": 0, "memory_reason": reason}
-    return {**result, "memory_examples": len(columns["text"])}
+    return {**result, "memory_examples": min(examples, len(dataset))}
 
 
 def _run_child(request: Path, answer: Path) -> str:

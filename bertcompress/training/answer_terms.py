@@ -111,7 +111,8 @@ class LogitsTerm(Term):
             error = (student.logits.float() - teacher.logits.float()).square().mean(dim=-1) * mask
             return (error.sum(-1) / mask.sum(-1)).sum()
         learned, target = (_answers(output.logits, batch, self.kind) for output in (student, teacher))
-        return (learned - target).square().mean(dim=-1).sum()
+        errors: Tensor = (learned - target).square().mean(dim=-1)
+        return errors.sum()
 
     def describe(self) -> dict[str, Any]:
         """Return the term's settings."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from bertcompress.data.base import HIDDEN
 from bertcompress.errors import ConfigError, DataError
 from bertcompress.training.objectives import Objective
 from bertcompress.training.progress import TrainingProgress
@@ -140,10 +141,11 @@ def _check(network: nn.Module, objective: Objective, features: Features, teacher
 
 
 def _unlabelled(features: Features) -> int:
+    """Return the number of labels that are hidden; in tagging these are words."""
     if features.labels is None:
         return len(features)
-    unknown = np.isnan(features.labels) if features.labels.dtype.kind == "f" else features.labels < 0
-    return int(unknown.sum())
+    hidden = np.isnan(features.labels) if features.labels.dtype.kind == "f" else features.labels == HIDDEN
+    return int(hidden.sum())
 
 
 def _check_teacher(network: nn.Module, objective: Objective, teacher: TeacherOutputs | None) -> None:

@@ -24,7 +24,8 @@ class EmbeddingJudge(VectorJudge):
     def predicted(self, predictions: Predictions) -> Array:
         """Return the cosine of each pair, (n,)."""
         vectors = _directions(predictions.logits)
-        return (vectors[0::2] * vectors[1::2]).sum(-1)
+        cosines: Array = (vectors[0::2] * vectors[1::2]).sum(-1)
+        return cosines
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
         """Return the share of each text's ten nearest neighbours that both models name, and how cosines correlate.

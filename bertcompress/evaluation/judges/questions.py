@@ -92,7 +92,7 @@ class QuestionJudge(StatisticJudge):
         places, bounds = _positions(features)
         logs = [_log_softmax(each.logits[places, side].astype(np.float64), bounds) for each in (teacher, student)]
         best = [_first_best(each, bounds) for each in logs]
-        return best[0] == best[1], _distances(*logs, bounds)
+        return best[0] == best[1], _distances(logs[0], logs[1], bounds)
 
 
 def _spans(predictions: Predictions) -> list[tuple[int, int] | None]:
@@ -130,7 +130,8 @@ def _first_best(values: Array, bounds: Array) -> Array:
     example = _each(bounds, len(values))
     candidates = np.flatnonzero(values == np.maximum.reduceat(values, bounds)[example])
     _, first = np.unique(example[candidates], return_index=True)
-    return candidates[first]
+    best: Array = candidates[first]
+    return best
 
 
 def _distances(log_p: Array, log_q: Array, bounds: Array) -> Array:

@@ -48,7 +48,8 @@ class ClassificationJudge(VectorJudge):
 
     def predicted(self, predictions: Predictions) -> Array:
         """Return the predicted classes, (n,)."""
-        return predictions.logits.argmax(-1)
+        classes: Array = predictions.logits.argmax(-1)
+        return classes
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
         """Return label and probability loyalty."""
