@@ -71,3 +71,23 @@ def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, object] | str]]:
             yield number, f"not JSON: {error}"
             continue
         yield number, row if isinstance(row, dict) else f"{type(row).__name__}, expected is an object"
+
+
+def read_text(path: Path) -> str:
+    """Return a whole UTF-8 file (a byte order mark is skipped), decompressed if its name ends in `.gz`.
+
+    Raises:
+        DataError: if it cannot be opened or is damaged, or naming the line that is not UTF-8.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file.") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: the file is damaged or cannot be read ({error}).") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: the text is not UTF-8 ({error.reason}); convert it to UTF-8.") from error
