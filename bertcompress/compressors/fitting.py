@@ -9,7 +9,7 @@ import torch
 
 from bertcompress.compressors.base import Context, settings_of
 from bertcompress.data.base import has_labels
-from bertcompress.data.features import features_cache
+from bertcompress.data.feature_cache import features_cache
 from bertcompress.errors import ConfigError
 from bertcompress.evaluation.judges import QuestionJudge, judge_for
 from bertcompress.model import Model, Step, check_same_labels, head_for

@@ -88,15 +88,17 @@ class Task:
         """Return the name and the examples of the split to score on.
 
         Args:
-            name: of the split; by default the test split if its labels are known, otherwise validation.
+            name: of the split; by default the test split if its labels are known, otherwise validation. Embeddings
+                can be compared with a teacher's without any label.
 
         Raises:
             DataError: if there is no such split, or its labels are hidden.
         """
         splits = self.splits
+        bare = self.kind == "embedding" and not any(has_labels(data) for data in splits.values())
         if name is None:
             for candidate in ("test", "validation"):
-                if candidate in splits and has_labels(splits[candidate]):
+                if candidate in splits and (bare or has_labels(splits[candidate])):
                     return candidate, splits[candidate]
             raise DataError(
                 f"task {self.name}: neither test nor validation has labels to score against; "
@@ -104,7 +106,7 @@ class Task:
             )
         if name not in splits:
             raise DataError(f"task {self.name}: there is no split {name!r}; the splits are {self._inventory()}.")
-        if not has_labels(splits[name]):
+        if not (bare or has_labels(splits[name])):
             raise DataError(
                 f"task {self.name}: the labels of split {name!r} are hidden, so nothing can be scored on it; "
                 f"the splits are {self._inventory()}."

@@ -9,7 +9,8 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from bertcompress.compressors.distill.compressor import Distillation
-from bertcompress.data.features import features_cache, featurize
+from bertcompress.data.feature_cache import features_cache
+from bertcompress.data.features import featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import default_pooler, spec_from_config
