@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -235,7 +236,7 @@ def loyalty_by_confidence(units: Units, seed: int = 0) -> list[dict[str, Any]]:
     inner = np.digitize(units.confidence, CONFIDENCE_EDGES[1:-1])
     known = ~np.isnan(units.confidence)
     found = []
-    for place, (low, high) in enumerate(zip(CONFIDENCE_EDGES[:-1], CONFIDENCE_EDGES[1:], strict=True)):
+    for place, (low, high) in enumerate(pairwise(CONFIDENCE_EDGES)):
         members = known & (inner == place)
         if members.any():
             found.append({"from": low, "to": high, **_share(units, members, (seed, place))})
