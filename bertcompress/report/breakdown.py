@@ -56,12 +56,12 @@ class Breakdown:
 def read(entry: Entry) -> Breakdown | None:
     """Return a student's breakdown; None where nothing of it was recorded or can be read."""
     values = entry.breakdown
-    groups = _shares(values.get("by_group"), lambda each: str(each.get("name")))
+    groups = _shares(values.get("by_group"), lambda each: text.foreign(each.get("name")))
     bins = _shares(values.get("by_confidence"), _stretch)
     departures = tuple(
         found for each in text.sequence(values.get("departures")) if (found := _departure(text.mapping(each)))
     )
-    unit = str(values.get("unit") or "examples")
+    unit = text.foreign(values.get("unit") or "examples")
     tested = _mcnemar(text.mapping(values.get("mcnemar")), unit)
     if not (groups or bins or departures or tested):
         return None
@@ -70,20 +70,24 @@ def read(entry: Entry) -> Breakdown | None:
     return Breakdown(
         unit,
         title,
-        str(values.get("group") or "group"),
+        text.foreign(values.get("group") or "group"),
         tuple(shown),
         _left_out(groups, shown, unit),
         tuple(bins),
         tested,
         departures,
-        str(values.get("distance") or "distance"),
+        text.foreign(values.get("distance") or "distance"),
         _about(values, unit),
     )
 
 
 def _about(values: Mapping[str, object], unit: str) -> str:
-    kept = f"Bars: share of {unit} with {values.get('agreement') or 'the same answer'}"
-    return f"{kept}; whiskers: 95{text.THIN_SPACE}% intervals; dotted: all {unit} together."
+    kept = f"Bars: share of {unit} with {text.foreign(values.get('agreement') or 'the same answer')}"
+    distance = text.foreign(values.get("distance") or "distance of the two answers")
+    return (
+        f"{kept}; whiskers: 95{text.THIN_SPACE}% intervals; dotted: all {unit} together. Examples are listed by "
+        f"{distance}."
+    )
 
 
 def _left_out(groups: Sequence[Share], shown: Sequence[Share], unit: str) -> str:

@@ -308,7 +308,6 @@ def shares(title: str, found: Sequence[Share], unit: str, model: Numbered) -> st
     across = svg.Axis(0.0, 1.0, BAR_LEFT, BAR_RIGHT)
     marks = [
         svg.words(svg.shorten(title, 60), 0, TOP - 14, "axis strong"),
-        svg.words("kept", BAR_RIGHT + 8, TOP + 6, "tick"),
         svg.words(unit, WIDTH, TOP + 6, "tick", "end"),
     ]
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
@@ -326,10 +325,9 @@ def _bar(each: Share, across: svg.Axis, top: float, unit: str, series: int) -> s
     middle = top + ROW / 2
     ends = f", 95{text.THIN_SPACE}% interval {100 * each.ends[0]:.1f} to {100 * each.ends[1]:.1f}" if each.ends else ""
     width = across(each.share) - BAR_LEFT
-    name = text.foreign(each.name)
     marks = [
-        svg.tip(f"{name}: {text.percent(each.share)} of {each.units:,} {unit}{ends}"),
-        svg.words(svg.shorten(name, NAME), BAR_LEFT - 8, middle + 4, "bar-name", "end"),
+        svg.tip(f"{each.name}: {text.percent(each.share)} of {each.units:,} {unit}{ends}"),
+        svg.words(svg.shorten(each.name, NAME), BAR_LEFT - 8, middle + 4, "bar-name", "end"),
         svg.element("rect", x=BAR_LEFT, y=middle - 8, width=width, height=16.0, class_=f"share s{series}"),
         svg.words(text.percent(each.share), BAR_RIGHT + 8, middle + 4),
         svg.words(f"{each.units:,}", WIDTH, middle + 4, "tick", "end"),

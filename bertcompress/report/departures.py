@@ -18,18 +18,19 @@ ROWS = 6  # of the table before the rest is folded away
 def of_models(models: Sequence[Numbered]) -> str:
     """Return the section of all models that have a breakdown; empty where none has."""
     several = len({model.entry.run for model in models}) > 1
-    parts = []
+    parts, explained = [], ""
     for model in models:
         found = breakdown.read(model.entry)
         if found is None:
             continue
         name = f"{model.entry.run} / {model.entry.name}" if several else model.entry.name
-        parts += [f"<h3>{badge(model)}{escape(name)}</h3>", *_model(found, model)]
+        parts += [f"<h3>{badge(model)}{escape(name)}</h3>", *_model(found, model, explained != found.about)]
+        explained = found.about
     about = "Loyalty in parts: which answers of the teacher the student keeps, and some that it does not."
     return section("departures", TITLE, about, *parts) if parts else ""
 
 
-def _model(found: Breakdown, model: Numbered) -> list[str]:
+def _model(found: Breakdown, model: Numbered, explain: bool) -> list[str]:
     drawn = [
         charts.shares(f"{found.title} by {by}", bars, found.unit, model)
         for by, bars in ((found.group, found.groups), ("teacher's confidence", found.bins))
@@ -38,7 +39,8 @@ def _model(found: Breakdown, model: Numbered) -> list[str]:
     figures = "".join(f"<figure>{each}</figure>" for each in drawn)
     parts = [f"<p>{escape(found.tested)}</p>"] if found.tested else []
     if drawn:
-        parts += [f'<p class="about">{escape(found.about)}</p><div class="charts">{figures}</div>']
+        about = f'<p class="about">{escape(found.about)}</p>' if explain else ""
+        parts.append(f'{about}<div class="charts">{figures}</div>')
     parts += [missing(found.left_out)] if found.left_out else []
     return [*parts, *_tables(found)]
 
@@ -61,13 +63,15 @@ def _table(found: Breakdown, rows: Sequence[Departure]) -> str:
     if all(each.gold is None for each in found.departures):
         heads = tuple(head for head in heads if head != "Gold")
     lines = "".join(_row(found, each, heads) for each in rows)
+    answers = (value for each in found.departures for value in (each.gold, each.teacher, each.student))
+    wide = " wide" if any(len(value or "") > ANSWER / 2 for value in answers) else ""
     named = "".join(
         f'<th scope="col" class="{head.lower()}"'
         + (f' title="{escape(found.distance)}"' if head == "Distance" else "")
         + f">{head}</th>"
         for head in heads
     )
-    return f'<table class="examples"><thead><tr>{named}</tr></thead><tbody>{lines}</tbody></table>'
+    return f'<table class="examples{wide}"><thead><tr>{named}</tr></thead><tbody>{lines}</tbody></table>'
 
 
 def _row(found: Breakdown, each: Departure, heads: Sequence[str]) -> str:

@@ -112,7 +112,8 @@ def _departures(runs: Sequence[Run]) -> list[str]:
             found = breakdown.read(entry)
             if found is not None:
                 name = f"{run.name} / {entry.name}" if len(runs) > 1 else entry.name
-                parts += [f"### {escape(name)}", escape(found.tested), *_shares(found), _examples(found)]
+                told = [escape(found.tested), *_shares(found), _examples(found)]
+                parts += [f"### {escape(name)}", *told]
     return [f"## {TITLE}", *parts] if parts else []
 
 
