@@ -59,7 +59,7 @@ def _tables(found: Breakdown) -> list[str]:
 
 
 def _table(found: Breakdown, rows: Sequence[Departure]) -> str:
-    heads = ("Text", "Gold", "Teacher", "Student", "Distance")
+    heads: tuple[str, ...] = ("Text", "Gold", "Teacher", "Student", "Distance")
     if all(each.gold is None for each in found.departures):
         heads = tuple(head for head in heads if head != "Gold")
     lines = "".join(_row(found, each, heads) for each in rows)
@@ -100,7 +100,7 @@ def _foreign(content: str, at: tuple[int, int] | None, most: int) -> str:
     cut = len(content) - WHOLE
     note = f'<span class="sub">{text.counted(cut, "character")} of it left out here</span>' if cut > 0 else ""
     return (
-        f'<details class="foreign"><summary><span class="excerpt" dir="auto">{excerpt}</span></summary>'
+        f'<details class="foreign"><summary><span class="excerpt" dir="auto">{excerpt}</span> </summary>'
         f'<div dir="auto">{whole}</div>{note}</details>'
     )
 
