@@ -8,14 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bertcompress.evaluation.intervals import Interval
+from bertcompress.evaluation.titles import loyalty_title
 
 Row: TypeAlias = tuple[str, ...]
-
-LOYALTIES = {
-    "label": "label loyalty",
-    "probability": "probability loyalty (base e)",
-    "probability_base_2": "probability loyalty (base 2)",
-}
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class ModelResult:
         examples: that were scored.
         scores: by metric, the task's primary one first.
         score_intervals: 95% bootstrap intervals over the examples.
-        loyalty: `label`, `probability` (base e) and `probability_base_2`, in [0, 1]; empty without a teacher.
+        loyalty: by the names of `titles.LOYALTIES` for the kind of task, 1 at most; empty without a teacher.
         loyalty_intervals: as for the scores.
         measured: what varies from run to run: times and memory.
     """
@@ -204,7 +199,7 @@ def _score_row(found: Evaluation, name: str) -> Row:
 
 def _loyalty_row(found: Evaluation, name: str) -> Row:
     cells = (_with_interval(each.loyalty[name], each.loyalty_intervals.get(name)) for each in _columns(found))
-    return (LOYALTIES[name], *cells)
+    return (loyalty_title(found.task["kind"], name), *cells)
 
 
 def _ratio(values: list[float | None]) -> list[str]:

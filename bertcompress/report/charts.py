@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bertcompress.report import compare, svg, text
+from bertcompress.report.breakdown import Share
 from bertcompress.report.runs import Entry
 
 WIDTH, LEFT, RIGHT, TOP = 520.0, 62.0, 16.0, 30.0
@@ -35,6 +36,7 @@ class Measure:
     title: str
     value: Callable[[Entry], float | None]
     ends: Callable[[Entry], tuple[float, float] | None]
+    to_teacher: bool = False  # the teacher's own value is 1 by definition
 
 
 def _mebibytes(entry: Entry) -> float | None:
@@ -52,7 +54,12 @@ def _to_p95(entry: Entry) -> tuple[float, float] | None:
 
 SIZE = Measure("File size, MiB", _mebibytes, lambda entry: None)
 LATENCY = Measure("Latency p50, ms (whisker to p95)", _p50, _to_p95)
-LOYALTY = Measure("Label loyalty", lambda entry: entry.loyalty("label"), compare.loyalty_interval)
+
+
+def loyalty_measure(kind: str) -> Measure:
+    """Return the measure of label loyalty on a kind of task."""
+    title = compare.loyalty_name(kind, "label")
+    return Measure(title, lambda entry: entry.loyalty("label"), compare.loyalty_interval, to_teacher=True)
 
 
 def score_measure(metric: str) -> Measure:
@@ -79,7 +86,7 @@ def points(models: Sequence[Numbered], cost: Measure, gain: Measure) -> list[Poi
             continue
         reach = cost.ends(model.entry)
         # The teacher agrees with itself by definition: that share has no uncertainty to draw.
-        ends = None if model.teacher and gain is LOYALTY else gain.ends(model.entry)
+        ends = None if model.teacher and gain.to_teacher else gain.ends(model.entry)
         found.append(
             Point(model.number, model.entry.name, model.series, model.teacher, x, reach[1] if reach else None, y, ends)
         )
@@ -288,3 +295,45 @@ def _line(title: str, found: Sequence[tuple[float, float]], name: str, is_score:
     ends = [f"{text.significant(y)} at step {x:,.0f}" for x, y in (shown[0], shown[-1])]
     label = f"{name}, {title.lower()}: from {ends[0]} to {ends[1]}"
     return svg.drawing(WIDTH, bottom + 46, label, *marks, class_="chart")
+
+
+ROW, BAR_LEFT, BAR_RIGHT = 27.0, 150.0, 396.0
+NAME = 18  # characters of a bar's name
+
+
+def shares(title: str, found: Sequence[Share], unit: str, model: Numbered) -> str:
+    """Return one bar per share, from 0 to 1, with its interval as a whisker and all of them together dotted."""
+    top = TOP + 16
+    bottom = top + ROW * len(found)
+    across = svg.Axis(0.0, 1.0, BAR_LEFT, BAR_RIGHT)
+    marks = [
+        svg.words(svg.shorten(title, 60), 0, TOP - 14, "axis strong"),
+        svg.words(unit, WIDTH, TOP + 6, "tick", "end"),
+    ]
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        marks.append(svg.element("line", x1=across(tick), x2=across(tick), y1=top, y2=bottom, class_="grid"))
+    marks += [_bar(each, across, top + ROW * place, unit, model.series) for place, each in enumerate(found)]
+    mean = sum(each.units * each.share for each in found) / sum(each.units for each in found)
+    marks.append(svg.element("line", x1=across(mean), x2=across(mean), y1=top, y2=bottom, class_="front"))
+    for tick in (0, 50, 100):
+        marks.append(svg.words(f"{tick}{text.THIN_SPACE}%", across(tick / 100), bottom + 18, "tick", "middle"))
+    spoken = "; ".join(f"{each.name} {text.percent(each.share)} of {each.units:,}" for each in found)
+    return svg.drawing(WIDTH, bottom + 26, f"{model.entry.name}, {title}: {spoken}", *marks, class_="chart")
+
+
+def _bar(each: Share, across: svg.Axis, top: float, unit: str, series: int) -> str:
+    middle = top + ROW / 2
+    ends = f", 95{text.THIN_SPACE}% interval {100 * each.ends[0]:.1f} to {100 * each.ends[1]:.1f}" if each.ends else ""
+    width = across(each.share) - BAR_LEFT
+    marks = [
+        svg.tip(f"{each.name}: {text.percent(each.share)} of {each.units:,} {unit}{ends}"),
+        svg.words(svg.shorten(each.name, NAME), BAR_LEFT - 8, middle + 4, "bar-name", "end"),
+        svg.element("rect", x=BAR_LEFT, y=middle - 8, width=width, height=16.0, class_=f"share s{series}"),
+        svg.words(text.percent(each.share), BAR_RIGHT + 8, middle + 4),
+        svg.words(f"{each.units:,}", WIDTH, middle + 4, "tick", "end"),
+    ]
+    if each.ends:
+        low, high = (across(end) for end in each.ends)
+        path = f"M{low:.1f} {middle:.1f}H{high:.1f}M{low:.1f} {middle - 4:.1f}v8M{high:.1f} {middle - 4:.1f}v8"
+        marks.insert(3, svg.element("path", d=path, class_=f"whisker s{series}"))
+    return svg.element("g", *marks)

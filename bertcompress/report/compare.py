@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bertcompress.evaluation.titles import is_share, loyalty_title
 from bertcompress.report import text
 from bertcompress.report.runs import Entry, Run
 
@@ -19,6 +20,9 @@ METRIC_NAMES = {
     "spearman": "Spearman correlation",
     "spearmanr": "Spearman correlation",
     "exact_match": "exact match",
+    "entity_f1": "entity F1",
+    "entity_f1_strict": "entity F1 (strict)",
+    "token_accuracy": "word accuracy",
 }
 
 
@@ -133,7 +137,7 @@ def verdict(run: Run) -> Verdict:
     changes = [size_change(student, teacher), speed_change(student), score_change(student, teacher)]
     told = [change for change in changes if change is not None]
     label = student.loyalty("label")
-    agrees = [] if label is None else [f"agrees with the teacher on {text.percent(label)} of examples"]
+    agrees = [] if label is None else [agreement(student.kind, label)]
     if not told:
         return Verdict(
             f"{describe(student).capitalize()}: nothing was measured to compare it by.", _details(student, teacher)
@@ -221,6 +225,34 @@ def pareto(points: Sequence[tuple[float, float]]) -> tuple[int, ...]:
             other != place and c <= cost and g >= gain and (c < cost or g > gain) for other, (c, g) in enumerate(points)
         )
     )
+
+
+def loyalty_name(kind: str, name: str) -> str:
+    """Return what a loyalty is called, as a heading has it."""
+    title = loyalty_title(kind, name).removesuffix(" (base e)")
+    return title[:1].upper() + title[1:]
+
+
+def loyalty_value(kind: str, name: str, value: float) -> str:
+    """Return a loyalty as text: a share in per cent, a correlation as a number."""
+    return text.percent(value) if is_share(kind, name) else text.score(value)
+
+
+def loyalty_ends(kind: str, name: str, ends: tuple[float, float]) -> str:
+    """Return the interval of a loyalty as text, without a unit."""
+    low, high = (f"{100 * end:.1f}" if is_share(kind, name) else text.score(end) for end in ends)
+    return f"{low} to {high}".replace("-", text.MINUS)
+
+
+def agreement(kind: str, label: float) -> str:
+    """Return the clause of a headline that tells the label loyalty of a student on that kind of task."""
+    value = loyalty_value(kind, "label", label)
+    if kind == "regression":
+        return f"predicts with a concordance of {value} to the teacher"
+    if kind == "embedding":
+        return f"shares {value} of the teacher's nearest neighbours"
+    units = {"tagging": "words", "question_answering": "questions"}.get(kind, "examples")
+    return f"agrees with the teacher on {value} of {units}"
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bertcompress.report import compare, describe, notes, tables, text
+from bertcompress.report import breakdown, compare, describe, notes, tables, text
+from bertcompress.report.breakdown import Breakdown, Departure
+from bertcompress.report.departures import TITLE
 from bertcompress.report.page import comparison, task_words, warnings
 from bertcompress.report.runs import Entry, Run
 from bertcompress.report.sections import HIDDEN_FACTS, Footnotes, flattened
@@ -14,7 +16,8 @@ from bertcompress.report.text import markdown as escape
 
 def render_markdown(runs: Sequence[Run]) -> str:
     """Return the Markdown that reports one run, or compares several; equal runs give equal text."""
-    parts = [*_headline(runs), *_chains(runs), *_models(runs), *_costs(runs), *_settings(runs), *_definitions()]
+    parts = [*_headline(runs), *_chains(runs), *_models(runs), *_departures(runs), *_costs(runs)]
+    parts += [*_settings(runs), *_definitions(runs)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -102,6 +105,66 @@ def _models(runs: Sequence[Run]) -> list[str]:
     ]
 
 
+def _departures(runs: Sequence[Run]) -> list[str]:
+    parts = []
+    for run in runs:
+        for entry in run.entries:
+            found = breakdown.read(entry)
+            if found is not None:
+                name = f"{run.name} / {entry.name}" if len(runs) > 1 else entry.name
+                told = [escape(found.tested), *_shares(found), _examples(found)]
+                parts += [f"### {escape(name)}", *told]
+    return [f"## {TITLE}", *parts] if parts else []
+
+
+def _shares(found: Breakdown) -> list[str]:
+    parts = []
+    for by, shares in ((found.group, found.groups), ("teacher's confidence", found.bins)):
+        rows = [
+            [
+                _foreign(each.name),
+                f"{each.units:,}",
+                text.percent(each.share)
+                + (f" ({100 * each.ends[0]:.1f} to {100 * each.ends[1]:.1f})" if each.ends else ""),
+            ]
+            for each in shares
+        ]
+        heads = [by[:1].upper() + by[1:], found.unit.capitalize(), f"{found.title}, 95{notes.PER_CENT} interval"]
+        parts.append(grid([escape(head) for head in heads], rows) if rows else "")
+    return [*parts, escape(found.left_out)]
+
+
+EXCERPT, ANSWER = 200, 60  # characters of a text and of an answer
+
+
+def _examples(found: Breakdown) -> str:
+    if not found.departures:
+        return "The student departs from its teacher nowhere: there is no example to show."
+    heads = ["Text", "Gold", "Teacher", "Student", f"Distance ({escape(found.distance)})"]
+    return grid(heads, [_example(found, each) for each in found.departures])
+
+
+def _example(found: Breakdown, each: Departure) -> list[str]:
+    before, inside, after = breakdown.window(each.content, each.at, EXCERPT)
+    content = " ".join(filter(None, (_foreign(before), f"**{_foreign(inside)}**" if inside else "", _foreign(after))))
+    if each.pair:
+        content += f" / {_foreign(''.join(breakdown.window(each.pair, None, EXCERPT)))}"
+    answers = [
+        _foreign("".join(breakdown.window(breakdown.answer(value, found.unit), None, ANSWER)))
+        for value in (each.gold, each.teacher, each.student)
+    ]
+    if each.probability is not None:
+        answers[1] += f" ({text.percent(each.probability)} sure)"
+    distance = text.DASH if each.distance is None else text.significant(each.distance, 2)
+    return [content, *answers, distance]
+
+
+def _foreign(content: str) -> str:
+    # Between isolating characters, a text from right to left turns nothing around it.
+    shown = escape(text.foreign(content))
+    return f"\u2068{shown}\u2069" if shown and not shown.isascii() else shown
+
+
 def table_of_costs(run: Run) -> list[str]:
     """Return a run's costs per step, the notes below them and the estimates' assumptions."""
     footnotes = Footnotes()
@@ -161,7 +224,8 @@ def settings_words(entry: Entry) -> str:
     return code(known) if known else "no settings recorded"
 
 
-def _definitions() -> list[str]:
-    lines = [f"- **{escape(name)}**: {escape(words)}" for name, words in notes.DEFINITIONS]
+def _definitions(runs: Sequence[Run]) -> list[str]:
+    told = notes.definitions([entry for run in runs for entry in run.entries])
+    lines = [f"- **{escape(name)}**: {escape(words)}" for name, words in told]
     links = [f"[{escape(name)}]({address})" for name, address in notes.REFERENCES]
     return ["## What the figures mean", "\n".join(lines), "; ".join(links) + "."]

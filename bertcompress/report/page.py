@@ -7,7 +7,7 @@ from importlib import resources
 from itertools import count
 from string import Template
 
-from bertcompress.report import compare, sections, text
+from bertcompress.report import compare, departures, sections, text
 from bertcompress.report.charts import Numbered
 from bertcompress.report.runs import Entry, Run
 from bertcompress.report.text import escape
@@ -25,10 +25,11 @@ def render_html(runs: Sequence[Run]) -> str:
         sections.chains(runs),
         sections.models(models, runs),
         sections.trade_offs(models),
+        departures.of_models(models),
         sections.curves(models),
         sections.costs(runs),
         sections.settings(runs),
-        sections.definitions(),
+        sections.definitions(runs),
     ]
     names = text.listed([run.name for run in runs])
     template = Template(_resource("page.html"))
@@ -168,12 +169,17 @@ def _key_figures(run: Run) -> str:
     ]
     label = student.loyalty("label")
     if label is not None and student is not teacher:
-        figures.append(_figure("Label loyalty", text.percent(label), "teacher's answers kept"))
+        value = compare.loyalty_value(student.kind, "label", label)
+        figures.append(_figure(compare.loyalty_name(student.kind, "label"), value, _KEPT.get(student.kind, _ANSWERS)))
     seconds = [text.number(entry.measured.get("seconds")) for entry in run.entries]
     known = [value for value in seconds if value is not None]
     if known and len(known) == len(seconds):
         figures.append(_figure("Time to make", text.duration(sum(known)), "all steps, measured"))
     return f'<dl class="key">{"".join(figures)}</dl>' if figures else ""
+
+
+_ANSWERS = "teacher's answers kept"
+_KEPT = {"regression": "to the teacher's predictions", "embedding": "of the teacher's nearest"}
 
 
 def _figure(name: str, now: str, was: str) -> str:

@@ -96,16 +96,21 @@ class Entry:
         count = text.number(self.values.get("examples"))
         return None if count is None else int(count)
 
+    @property
+    def breakdown(self) -> Mapping[str, object]:
+        """Where the model departs from its teacher; empty where that was not recorded."""
+        return text.mapping(self.values.get("breakdown"))
+
     def number(self, name: str) -> float | None:
         """Return one of the model's own numbers, such as `file_bytes`."""
         return text.number(self.values.get(name))
 
     def loyalty_interval(self, name: str) -> tuple[float, float] | None:
-        """Return the recorded interval of the loyalty `label` or `probability`."""
+        """Return the recorded interval of a loyalty, such as `label`."""
         return text.interval(text.mapping(self.values.get("loyalty_intervals")).get(name))
 
     def loyalty(self, name: str) -> float | None:
-        """Return the loyalty `label` or `probability`, a share of 1."""
+        """Return a loyalty, such as `label`: 1 at most, a correlation may be below 0."""
         return text.number(text.mapping(self.values.get("loyalty")).get(name))
 
 

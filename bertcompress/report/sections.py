@@ -11,7 +11,8 @@ from bertcompress.report.runs import Entry, Run
 from bertcompress.report.text import escape
 
 
-def _section(key: str, title: str, about: str, *parts: str) -> str:
+def section(key: str, title: str, about: str, *parts: str) -> str:
+    """Return a section of the page; `about` and the parts are markup already."""
     about = f'<p class="about">{about}</p>' if about else ""
     return (
         f'<section id="{key}" class="{key}">\n<h2>{escape(title)}</h2>\n{about}\n' + "\n".join(parts) + "\n</section>"
@@ -75,7 +76,7 @@ def chains(runs: Sequence[Run]) -> str:
         "Heads and width links are not to scale."
     )
     if not specs:
-        return _section(
+        return section(
             "chains", "The pipeline", "", missing("No architecture is recorded, so there is no chain to draw.")
         )
     scale = chain.scale_of(specs)
@@ -100,7 +101,7 @@ def chains(runs: Sequence[Run]) -> str:
         for run in runs
         for before, entry in zip(run.entries, run.entries[1:], strict=False)
     )
-    return _section(
+    return section(
         "chains", "The pipeline", about, *parts, _legend([entry for run in runs for entry in run.entries], linked)
     )
 
@@ -137,7 +138,7 @@ def _swatch(class_: str, hatched: bool = False) -> str:
 def models(numbered: Sequence[Numbered], runs: Sequence[Run]) -> str:
     """Return the table of all models with everything that was measured."""
     if not numbered:
-        return _section("models", "The models", "", missing("No model is finished yet."))
+        return section("models", "The models", "", missing("No model is finished yet."))
     entries = [model.entry for model in numbered]
     columns, footnotes = tables.columns(entries), Footnotes()
     rows = []
@@ -153,14 +154,15 @@ def models(numbered: Sequence[Numbered], runs: Sequence[Run]) -> str:
     heads = "".join(f'<th scope="col">{_heading(column)}</th>' for column in columns)
     table = f'<table><thead><tr><th scope="col">Model</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     box = f'<div class="scroll" role="region" aria-label="Table of models" tabindex="0">{table}</div>'
-    return _section("models", "The models", escape(tables.about_models(entries)), box, footnotes.html())
+    return section("models", "The models", escape(tables.about_models(entries)), box, footnotes.html())
 
 
 def _row_heading(model: Numbered) -> str:
-    return f'<th scope="row">{_badge(model)}{_step(model.entry)}</th>'
+    return f'<th scope="row">{badge(model)}{_step(model.entry)}</th>'
 
 
-def _badge(model: Numbered) -> str:
+def badge(model: Numbered) -> str:
+    """Return a model's number in the colour of its run."""
     kind = " teacher" if model.teacher else ""
     return f'<span class="badge{kind} b{model.series}">{model.number}</span>'
 
@@ -186,7 +188,8 @@ def trade_offs(numbered: Sequence[Numbered]) -> str:
     for key in keys:
         members = [model for model in numbered if _task_key(model) == key]
         metric = compare.metric_name(members[0].entry)
-        gains = (charts.score_measure(metric), charts.LOYALTY)
+        loyalty = charts.loyalty_measure(members[0].entry.kind)
+        gains = (charts.score_measure(metric), loyalty)
         figures = []
         for cost, absent in ((charts.SIZE, "file size"), (charts.LATENCY, "latency")):
             drawn = charts.scatter(members, cost, gains)
@@ -197,20 +200,15 @@ def trade_offs(numbered: Sequence[Numbered]) -> str:
             )
         title = f"<h3>{escape(' / '.join(key))}</h3>" if len(keys) > 1 else ""
         parts.append(f'{title}<div class="charts">{"".join(figures)}</div>')
-        if not any(charts.points(members, charts.SIZE, charts.LOYALTY)):
-            reason = (
-                "loyalty compares classes, which a regression task has not"
-                if members[0].entry.kind == "regression"
-                else "it was not measured"
-            )
-            parts.append(missing(f"Loyalty is not plotted: {reason}."))
+        if not any(charts.points(members, charts.SIZE, loyalty)):
+            parts.append(missing(f"{loyalty.title} is not plotted: it was not measured."))
     about = (
         "Up and to the left is better. Numbers are those of the table; hollow is the teacher. "
         f"Whiskers show 95{notes.PER_CENT} intervals over examples. A ringed model is on the Pareto front (dotted): "
         "no other is both cheaper and at least as good. "
         "A marker that would cover another stands aside, tied to its point by a line."
     )
-    return _section("trade-offs", "What is gained for what", about, *(parts or [missing("No model is finished yet.")]))
+    return section("trade-offs", "What is gained for what", about, *(parts or [missing("No model is finished yet.")]))
 
 
 def _task_key(model: Numbered) -> tuple[str, ...]:
@@ -224,7 +222,7 @@ def curves(numbered: Sequence[Numbered]) -> str:
     parts = []
     for model in numbered:
         name = f"{model.entry.run} / {model.entry.name}" if several else model.entry.name
-        heading = f"<h3>{_badge(model)}{escape(name)}</h3>"
+        heading = f"<h3>{badge(model)}{escape(name)}</h3>"
         drawn = charts.training(model.entry)
         if drawn:
             figures = "".join(f"<figure>{each}</figure>" for each in drawn)
@@ -232,7 +230,7 @@ def curves(numbered: Sequence[Numbered]) -> str:
         else:
             parts.append(heading + missing(no_curves(model.entry)))
     return (
-        _section("training", "Training", "Ringed: the best validation score, whose weights are kept.", *parts)
+        section("training", "Training", "Ringed: the best validation score, whose weights are kept.", *parts)
         if parts
         else ""
     )
@@ -278,7 +276,7 @@ def costs(runs: Sequence[Run]) -> str:
             _assumed(run),
         ]
     about = "Time is measured. Everything in <em>italics with \u2248</em> is an estimate made from it."
-    return _section("costs", "What it cost to make", about, *(parts or [missing("No step is finished yet.")]))
+    return section("costs", "What it cost to make", about, *(parts or [missing("No step is finished yet.")]))
 
 
 _ESTIMATED = ' class="estimated"'
@@ -349,13 +347,14 @@ def settings(runs: Sequence[Run]) -> str:
             else missing("No config.yaml is in the run's folder.")
         )
         parts.append(f"<h3>config.yaml</h3>{configuration}")
-    return _section("settings", "How to make it again", "", *parts)
+    return section("settings", "How to make it again", "", *parts)
 
 
-def definitions() -> str:
+def definitions(runs: Sequence[Run]) -> str:
     """Return how each figure is defined."""
-    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(words)}</dd></div>" for name, words in notes.DEFINITIONS)
+    told = notes.definitions([entry for run in runs for entry in run.entries])
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(words)}</dd></div>" for name, words in told)
     links = "; ".join(f'<a href="{escape(address)}">{escape(name)}</a>' for name, address in notes.REFERENCES)
-    return _section(
+    return section(
         "definitions", "What the figures mean", "", f'<dl class="notes">{items}</dl>', f'<p class="about">{links}.</p>'
     )

@@ -101,17 +101,38 @@ def scored_alike(entries: Sequence[Entry]) -> str:
     return f"Every model was scored on {text.counted(examples, 'example')} and made with {trained}."
 
 
+SHOWN_LOYALTIES = {
+    "tagging": ("label", "entity", "probability"),
+    "regression": ("label",),
+    "embedding": ("label", "similarity"),
+}
+
+
+def _loyalties(entries: Sequence[Entry]) -> list[Column]:
+    kinds = list(dict.fromkeys(entry.kind for entry in entries))
+    names = list(dict.fromkeys(name for kind in kinds for name in SHOWN_LOYALTIES.get(kind, ("label", "probability"))))
+    found = []
+    for name in names:
+        # Spans are compared only where tags mark spans; other figures say themselves why they are absent.
+        if name == "entity" and not any(entry.loyalty(name) is not None for entry in entries):
+            continue
+        having = [kind for kind in kinds if name in SHOWN_LOYALTIES.get(kind, ("label", "probability"))]
+        title = " / ".join(dict.fromkeys(compare.loyalty_name(kind, name) for kind in having))
+        title = title.replace("Probability", "Prob.")
+        found.append(Column(f"{name}_loyalty", title, f"95{NBSP}% interval", _loyalty(name)))
+    return found
+
+
 def _loyalty(name: str) -> Callable[[Entry, Entry], Cell]:
     def cell(entry: Entry, teacher: Entry) -> Cell:
-        share = entry.loyalty(name)
-        if share is None and entry.kind == "regression":
-            return absent("loyalty compares classes; a regression task has none")
-        if share is None:
-            return absent(f"{name} loyalty was not measured")
+        value, kind = entry.loyalty(name), entry.kind
+        if value is None:
+            return absent(f"{compare.loyalty_name(kind, name).lower()} was not measured")
+        shown = compare.loyalty_value(kind, name, value)
         if entry is teacher:
-            return Cell(text.percent(share), "itself", share)
+            return Cell(shown, "itself", value)
         ends = compare.loyalty_interval(entry) if name == "label" else entry.loyalty_interval(name)
-        return Cell(text.percent(share), f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if ends else "", share)
+        return Cell(shown, compare.loyalty_ends(kind, name, ends) if ends else "", value)
 
     return cell
 
@@ -165,8 +186,7 @@ def columns(entries: Sequence[Entry]) -> tuple[Column, ...]:
         Column("file", "File", "MiB", _file),
         Column("score", metric[:1].upper() + metric[1:], f"95{NBSP}% interval", _score),
         *(() if scored_alike(entries) else (Column("examples", "Scored", "examples", _examples),)),
-        Column("label_loyalty", "Label loyalty", f"95{NBSP}% interval", _loyalty("label")),
-        Column("probability_loyalty", "Prob. loyalty", f"95{NBSP}% interval", _loyalty("probability")),
+        *_loyalties(entries),
         Column("latency", "Latency", "p50, ms", _latency),
         Column("throughput", "Throughput", "examples/s", _throughput),
         Column("speedup", "Speed\u2011up", f"95{NBSP}% interval", _speedup),

@@ -12,6 +12,7 @@ DASH = "\u2013"
 MINUS = "\u2212"
 TIMES = "\u00d7"
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]|[\ud800-\udfff]")
+_DIRECTION = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#!|~$&])")
 
 
@@ -46,6 +47,11 @@ def interval(value: object) -> tuple[float, float] | None:
 def clean(value: object) -> str:
     """Return the value as text without control characters, which neither HTML nor XML allows."""
     return _CONTROL.sub("\ufffd", str(value))
+
+
+def foreign(value: object) -> str:
+    """Return text of a data set, clean and without the characters that turn the direction of what stands around it."""
+    return _DIRECTION.sub("", clean(value))
 
 
 def escape(value: object) -> str:
@@ -109,7 +115,7 @@ def percent(share: float) -> str:
     shown = f"{100 * share:.1f}"
     if shown == "100.0":
         shown = "100" if share == 1 else "99.9" if share < 1 else shown
-    return f"{shown}{THIN_SPACE}%"
+    return f"{shown.replace('-', MINUS)}{THIN_SPACE}%"
 
 
 def times(ratio: float) -> str:

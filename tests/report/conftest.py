@@ -17,7 +17,17 @@ FIXTURES = Path(__file__).parent / "fixtures"
 @pytest.fixture(scope="session")
 def builders() -> ModuleType:
     """The module that builds the fictional runs."""
-    spec = importlib.util.spec_from_file_location("fictional_runs", FIXTURES / "build.py")
+    return _module("build")
+
+
+@pytest.fixture(scope="session")
+def kinds() -> ModuleType:
+    """The module that makes up results of every kind of task."""
+    return _module("kinds")
+
+
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"fictional_{name}", FIXTURES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

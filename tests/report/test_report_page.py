@@ -164,7 +164,8 @@ def test_same_runs_give_the_same_page(fictional: Fictional) -> None:
 def test_missing_parts_are_named_not_invented(fictional: Fictional) -> None:
     page = Page(render_html([Run(fictional("regression"))]))
     for reason in (
-        "loyalty compares classes; a regression task has none",
+        "concordance was not measured",
+        "Concordance is not plotted",
         "latency was not measured",
         "No plot against latency",
         "energy was not estimated",
