@@ -57,7 +57,7 @@ class Job:
 
     def settings(self) -> TrainingSettings:
         """Return what both sides have to obey."""
-        return TrainingSettings(epochs=self.epochs, seed=self.seed)
+        return TrainingSettings(epochs=self.epochs, seed=self.seed, max_length=128)
 
 
 def subset(task: bc.Task, examples: int) -> bc.Task:

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from bertcompress.data.kinds import SCORED_KINDS
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError, allowed
+from bertcompress.evaluation.breakdown import breakdown
 from bertcompress.evaluation.efficiency import Measurable, measure_latency
 from bertcompress.evaluation.intervals import percentile_interval
 from bertcompress.evaluation.judges import Judge, judge_for, resample
@@ -210,6 +211,7 @@ def _sizes(model: Evaluable, examples: int) -> dict[str, Any]:
         "score_intervals": {},
         "loyalty": {},
         "loyalty_intervals": {},
+        "breakdown": {},
         "measured": {},
     }
 
@@ -233,11 +235,13 @@ def _add_loyalty(found: list[dict[str, Any]], subjects: Sequence[Predictions], j
     """Add the loyalty of each model to the teacher, the teacher's own included: it is 1, or something is wrong."""
     for fields, subject in zip(found, subjects, strict=True):
         loyalties = judge.loyalty(subjects[1], subject)
-        draws = resample(list(loyalties.values()), seed=seed)
         fields["loyalty"] = {name: each.total() for name, each in loyalties.items()}
         fields["loyalty_intervals"] = {
-            name: percentile_interval(draws[:, place]) for place, name in enumerate(loyalties)
+            name: percentile_interval(resample([each], seed=seed)[:, 0]) for name, each in loyalties.items()
         }
+    if subjects[0] is not subjects[1]:
+        compared = judge.compared(subjects[1], subjects[0])
+        found[0]["breakdown"] = breakdown(compared.units, compared.show, seed)
 
 
 def _add_efficiency(found: list[dict[str, Any]], models: Sequence[Evaluable], dataset: Dataset, seed: int) -> None:

@@ -28,6 +28,8 @@ class ModelResult:
         score_intervals: 95% bootstrap intervals over the examples.
         loyalty: by the names of `titles.LOYALTIES` for the kind of task, 1 at most; empty without a teacher.
         loyalty_intervals: as for the scores.
+        breakdown: where the model departs from its teacher, see `bertcompress.evaluation.breakdown`; empty for a
+            teacher and without loyalty.
         measured: what varies from run to run: times and memory.
     """
 
@@ -41,6 +43,7 @@ class ModelResult:
     score_intervals: Mapping[str, Interval] = field(default_factory=dict)
     loyalty: Mapping[str, float] = field(default_factory=dict)
     loyalty_intervals: Mapping[str, Interval] = field(default_factory=dict)
+    breakdown: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -62,6 +65,7 @@ class ModelResult:
             "score_intervals": {name: list(ends) for name, ends in self.score_intervals.items()},
             "loyalty": dict(self.loyalty),
             "loyalty_intervals": {name: list(ends) for name, ends in self.loyalty_intervals.items()},
+            **({"breakdown": dict(self.breakdown)} if self.breakdown else {}),
             "measured": dict(self.measured),
         }
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from bertcompress.data.base import Task
+    from bertcompress.evaluation.judges.compared import Compared
     from bertcompress.predictions import Predictions
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -115,6 +116,10 @@ class Judge:
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
         """Return the loyalties of a student to its teacher by name, the main one first."""
+        raise NotImplementedError
+
+    def compared(self, teacher: Predictions, student: Predictions) -> Compared:
+        """Return the two models' answers side by side, unit by unit."""
         raise NotImplementedError
 
 

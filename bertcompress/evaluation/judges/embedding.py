@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bertcompress.evaluation.judges.base import Array, Statistic, ratio
+from bertcompress.evaluation.judges.compared import Compared, compare_neighbours
 from bertcompress.evaluation.judges.sequence import VectorJudge, correlation
 
 if TYPE_CHECKING:
@@ -33,19 +34,28 @@ class EmbeddingJudge(VectorJudge):
         Neighbours are sought among the distinct texts of the split (a seeded sample of 5,000 if there are more);
         cosines are those of the split's pairs, or of 10,000 seeded random pairs where it has none.
         """
-        chosen = self._distinct()
-        first, second = (_directions(each.logits[chosen]) for each in (teacher, student))
-        shared = shared_neighbours(first, second, NEIGHBOURS)
+        near = self._neighbours(teacher, student)
         if "text_pair" in self.dataset.column_names:
             cosines = [self.predicted(each) for each in (teacher, student)]
         else:
-            pairs = np.random.default_rng(0).integers(len(first), size=(2, MOST_PAIRS))
+            pairs = np.random.default_rng(0).integers(len(near.texts), size=(2, MOST_PAIRS))
             pairs = pairs[:, pairs[0] != pairs[1]]
-            cosines = [(each[pairs[0]] * each[pairs[1]]).sum(-1) for each in (first, second)]
-        return {"label": ratio(shared), "similarity": correlation(*cosines)}
+            cosines = [(each[pairs[0]] * each[pairs[1]]).sum(-1) for each in near.directions]
+        return {"label": ratio(near.shared), "similarity": correlation(*cosines)}
 
-    def _distinct(self) -> Array:
-        """Return the rows of distinct texts, at most `MOST_TEXTS` of them."""
+    def compared(self, teacher: Predictions, student: Predictions) -> Compared:
+        """Return each text's neighbours side by side."""
+        near = self._neighbours(teacher, student)
+        first, second = (_nearest_of_all(each) for each in near.directions)
+        return compare_neighbours(near.shared, (first, second), near.texts)
+
+    def _neighbours(self, teacher: Predictions, student: Predictions) -> _Neighbours:
+        places, texts = self._distinct()
+        first, second = (_directions(each.logits[places]) for each in (teacher, student))
+        return _Neighbours(texts, (first, second), shared_neighbours(first, second, NEIGHBOURS))
+
+    def _distinct(self) -> tuple[Array, list[str]]:
+        """Return the rows of distinct texts, at most `MOST_TEXTS` of them, and the texts."""
         columns = [name for name in ("text", "text_pair") if name in self.dataset.column_names]
         texts = [text for row in zip(*(self.dataset[name][:] for name in columns), strict=True) for text in row]
         first: dict[str, int] = {}
@@ -54,7 +64,15 @@ class EmbeddingJudge(VectorJudge):
         places = np.fromiter(first.values(), np.int64, len(first))
         if len(places) > MOST_TEXTS:
             places = np.sort(np.random.default_rng(0).permutation(places)[:MOST_TEXTS])
-        return places
+        return places, [texts[place] for place in places]
+
+
+class _Neighbours(NamedTuple):
+    """Distinct texts, each model's directions of them, and the share of neighbours in common, (n,)."""
+
+    texts: list[str]
+    directions: tuple[Array, Array]
+    shared: Array
 
 
 def _directions(vectors: Array) -> Array:
@@ -90,3 +108,12 @@ def _nearest(directions: Array, start: int, count: int) -> Array:
     cosines[np.arange(len(cosines)), start + np.arange(len(cosines))] = -np.inf
     nearest: Array = np.argpartition(-cosines, count - 1, axis=-1)[:, :count]
     return nearest
+
+
+def _nearest_of_all(directions: Array) -> Array:
+    """Return the nearest neighbour of each text, (n,); of a single text the text itself."""
+    if len(directions) < 2:
+        return np.zeros(len(directions), dtype=np.int64)
+    parts = [_nearest(directions, start, 1)[:, 0] for start in range(0, len(directions), BLOCK)]
+    result: Array = np.concatenate(parts)
+    return result

@@ -8,12 +8,13 @@ is how the best span is chosen as well. The same for the end.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bertcompress.errors import ConfigError
 from bertcompress.evaluation.judges.base import Array, Statistic, StatisticJudge, complement, ratio
+from bertcompress.evaluation.judges.compared import Compared, compare_answers
 from bertcompress.evaluation.metrics.squad import answer_statistics, best_threshold
 
 if TYPE_CHECKING:
@@ -67,20 +68,36 @@ class QuestionJudge(StatisticJudge):
         Raises:
             ConfigError: the two models read different tokens.
         """
-        same_span = [first == second for first, second in zip(_spans(teacher), _spans(student), strict=True)]
         sides = [self._compare(teacher, student, side) for side in (0, 1)]
-        (start, start_distance), (end, end_distance) = sides
-        found = {"label": ratio(same_span), "probability": complement((start_distance + end_distance) / 2)}
-        found["probability_base_2"] = complement((start_distance + end_distance) / 2 / np.sqrt(np.log(2)))
-        return found | {
-            "start": ratio(start),
-            "end": ratio(end),
-            "start_probability": complement(start_distance),
-            "end_probability": complement(end_distance),
-        }
+        distance = (sides[0].distance + sides[1].distance) / 2
+        found = {"label": ratio(_same(teacher, student)), "probability": complement(distance)}
+        found["probability_base_2"] = complement(distance / np.sqrt(np.log(2)))
+        for name, side in zip(("start", "end"), sides, strict=True):
+            found |= {name: ratio(side.agrees), f"{name}_probability": complement(side.distance)}
+        return found
 
-    def _compare(self, teacher: Predictions, student: Predictions, side: int) -> tuple[Array, Array]:
-        """Return whether the two agree on the start (0) or end (1), and their distance, (questions,) each."""
+    def compared(self, teacher: Predictions, student: Predictions) -> Compared:
+        """Return the answers side by side.
+
+        The teacher's confidence is the probability of its likeliest start times that of its likeliest end.
+        """
+        sides = [self._compare(teacher, student, side) for side in (0, 1)]
+        right = None
+        if self.gold:
+            exact = [answer_statistics(each.answer_texts(), self.gold)[:, 0] > 0 for each in (teacher, student)]
+            right = exact[0], exact[1]
+        return compare_answers(
+            teacher,
+            student,
+            self.dataset,
+            agrees=_same(teacher, student),
+            confidence=sides[0].confidence * sides[1].confidence,
+            distance=(sides[0].distance + sides[1].distance) / 2,
+            right=right,
+        )
+
+    def _compare(self, teacher: Predictions, student: Predictions, side: int) -> _Side:
+        """Compare the starts (0) or ends (1)."""
         features, other = teacher.features, student.features
         assert features is not None
         assert other is not None
@@ -92,7 +109,22 @@ class QuestionJudge(StatisticJudge):
         places, bounds = _positions(features)
         logs = [_log_softmax(each.logits[places, side].astype(np.float64), bounds) for each in (teacher, student)]
         best = [_first_best(each, bounds) for each in logs]
-        return best[0] == best[1], _distances(logs[0], logs[1], bounds)
+        confidence = np.minimum(1.0, np.exp(logs[0][best[0]]))
+        return _Side(best[0] == best[1], _distances(logs[0], logs[1], bounds), confidence)
+
+
+class _Side(NamedTuple):
+    """One end of the answers, (questions,) each: same token, distance, the teacher's probability of its best."""
+
+    agrees: Array
+    distance: Array
+    confidence: Array
+
+
+def _same(teacher: Predictions, student: Predictions) -> Array:
+    """Return whether the two give the same span, or both none, (questions,)."""
+    pairs = zip(_spans(teacher), _spans(student), strict=True)
+    return np.array([first == second for first, second in pairs], dtype=bool)
 
 
 def _spans(predictions: Predictions) -> list[tuple[int, int] | None]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bertcompress.data.base import has_labels
 from bertcompress.evaluation.intervals import resample_scores
 from bertcompress.evaluation.judges.base import Array, Judge, Statistic, complement, ratio
+from bertcompress.evaluation.judges.compared import Compared, compare_classes, compare_numbers
 from bertcompress.evaluation.loyalty import jensen_shannon_distances, label_agreement
 from bertcompress.evaluation.metrics import metric_function, metric_names
 
@@ -25,7 +27,8 @@ class VectorJudge(Judge):
     def __init__(self, task: Task, dataset: Dataset) -> None:
         """Take the task and the examples, with labels if there are any."""
         super().__init__(task, dataset)
-        if task.metric and "label" in dataset.column_names:
+        self.references: Array | None = None
+        if task.metric and has_labels(dataset):
             self.names = metric_names(task.name, task.kind, task.metric)
             self.references = np.asarray(dataset["label"])
 
@@ -35,12 +38,16 @@ class VectorJudge(Judge):
 
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """Return the task's scores by name."""
-        predicted = self.predicted(predictions)
-        return {name: metric_function(name)(predicted, self.references) for name in self.names}
+        predicted, references = self.predicted(predictions), self._gold()
+        return {name: metric_function(name)(predicted, references) for name in self.names}
+
+    def _gold(self) -> Array:
+        assert self.references is not None  # there are no names without
+        return self.references
 
     def draws(self, name: str, subjects: Sequence[Predictions], seed: int) -> Array:
         """Return one of the scores of several models on the same resamples, (resamples, models)."""
-        return resample_scores(name, self.references, [self.predicted(each) for each in subjects], seed=seed)
+        return resample_scores(name, self._gold(), [self.predicted(each) for each in subjects], seed=seed)
 
 
 class ClassificationJudge(VectorJudge):
@@ -50,6 +57,10 @@ class ClassificationJudge(VectorJudge):
         """Return the predicted classes, (n,)."""
         classes: Array = predictions.logits.argmax(-1)
         return classes
+
+    def compared(self, teacher: Predictions, student: Predictions) -> Compared:
+        """Return the classes side by side."""
+        return compare_classes(teacher, student, self.dataset, self.task.labels, self.references)
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
         """Return label and probability loyalty."""
@@ -86,6 +97,10 @@ class RegressionJudge(VectorJudge):
     def predicted(self, predictions: Predictions) -> Array:
         """Return the predicted numbers, (n,)."""
         return predictions.logits.reshape(len(predictions.logits))
+
+    def compared(self, teacher: Predictions, student: Predictions) -> Compared:
+        """Return the numbers side by side."""
+        return compare_numbers(self.predicted(teacher), self.predicted(student), self.dataset, self.references)
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
         """Return the concordance of the two models' predictions.

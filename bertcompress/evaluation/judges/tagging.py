@@ -9,6 +9,7 @@ import numpy as np
 
 from bertcompress.errors import DataError
 from bertcompress.evaluation.judges.base import Array, Statistic, StatisticJudge, ratio
+from bertcompress.evaluation.judges.compared import Compared, compare_tags
 from bertcompress.evaluation.judges.sequence import probability_loyalties
 from bertcompress.evaluation.loyalty import label_agreement
 from bertcompress.evaluation.metrics.tagging import f1_from_counts, span_counts, token_counts
@@ -49,6 +50,10 @@ class TaggingJudge(StatisticJudge):
             found["entity_f1"] = self._counts(tags, gold, offsets, strict=False)
             found["entity_f1_strict"] = self._counts(tags, gold, offsets, strict=True)
         return found
+
+    def compared(self, teacher: Predictions, student: Predictions) -> Compared:
+        """Return the tags side by side."""
+        return compare_tags(teacher, student, self.dataset, self.task.labels)
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
         """Return the loyalties over words and, where tags mark spans, the F1 of the student's to the teacher's."""
