@@ -146,4 +146,5 @@ class EmbeddingTerm(Term):
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         """Return the sum over texts."""
         own = student.logits if self.projection is None else self.projection(student.logits)
-        return (1 - F.cosine_similarity(own.float(), teacher.logits.float(), dim=-1)).sum()
+        cosines = F.cosine_similarity(own.float(), teacher.logits.float(), dim=-1)
+        return (1 - cosines).sum()

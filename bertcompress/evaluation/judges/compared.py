@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from bertcompress.evaluation.loyalty import jensen_shannon_distances
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from bertcompress.predictions import Answer, Predictions
+    from bertcompress.data.answers import Answer
+    from bertcompress.predictions import Predictions
 
 TOLERANCE = 0.25  # standard deviations of the teacher's predictions within which two numbers count as one
 FIRST_WORDS = ("what", "who", "when", "where", "which", "how", "why", "other")
@@ -225,5 +227,5 @@ def _fifths(values: Array, form: str) -> tuple[tuple[str, ...], Array]:
     """Return names and numbers of five groups of about equal size; fewer where values are equal."""
     edges = np.unique(np.quantile(values, [0, 0.2, 0.4, 0.6, 0.8, 1]))
     group_of = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(0, len(edges) - 2))
-    pairs = zip(edges[:-1], edges[1:], strict=True) if len(edges) > 1 else [(edges[0], edges[0])]
-    return tuple(form.format(low, high) for low, high in pairs), group_of.astype(np.int64)
+    ends = edges if len(edges) > 1 else np.repeat(edges, 2)
+    return tuple(form.format(low, high) for low, high in pairwise(ends)), group_of.astype(np.int64)
