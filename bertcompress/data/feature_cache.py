@@ -186,7 +186,7 @@ def _header(kind: str, shape: tuple[int, ...]) -> bytes:
 def _write(folder: Path, stream: Stream) -> None:
     """Write the stream's arrays and their description into a new folder, a part at a time."""
     folder.mkdir(parents=True)
-    known = "labels" not in stream.shapes
+    known = "labels" not in stream.shapes or stream.known(empty(*stream.shapes["labels"]))
     with contextlib.ExitStack() as stack:
         writers = {name: _Writer(folder / f"{name}.npy", *shape) for name, shape in stream.shapes.items()}
         for writer in writers.values():
