@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bertcompress.data.base import KINDS
+from bertcompress.data.feature_cache import content_key, stored
+from bertcompress.data.tagging import IGNORED, tagging_stream
 from bertcompress.data.tokenize import Stream, embedding_stream, ranges, text_stream
+from bertcompress.data.windows import window_stream
 from bertcompress.errors import ConfigError, DataError, allowed
 
 if TYPE_CHECKING:
@@ -19,8 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-CHUNK = 8192  # examples tokenized in one call: bounds memory, long enough to keep every core busy
-IGNORED = -100  # label of a token that is not the first of a word
+CHUNK = 2048  # examples tokenized in one call: bounds memory, long enough to keep every core busy
 NEEDED = {"tagging": ("words",), "question_answering": ("question", "context")}
 ARRAYS = ("input_ids", "token_type_ids", "offsets", "labels", "examples", "words", "starts", "ends")
 
@@ -158,6 +160,8 @@ def featurize(
 
     - Texts: one row each; over-long pairs lose tokens from the longer text first.
     - Embedding: one row for each text, those of a pair one after the other.
+    - Tagging: a sentence as the pieces of its words; one that is too long makes several rows, cut between words.
+    - Question answering: the question, cut to 64 tokens, and the context, in several windows where it is too long.
 
     Args:
         dataset: with the columns that `load_task` gives for its kind of task.
@@ -165,17 +169,24 @@ def featurize(
         max_length: tokens kept of each row, special tokens included.
         kind: of the task; by default what the columns say: `words` are tagged, a `question` is answered, and all
             else is classified. An embedding must be asked for, as its columns are the same.
-        overlap: tokens of the context that neighbouring windows share, in question answering only.
-        cache: folder that keeps what was tokenized, so that it is read the next time; None to keep all in memory.
+        overlap: tokens of the context that neighbouring windows share, in question answering only; by default a third
+            of `max_length`, but at most half of the room that the longest question leaves.
+        cache: folder that keeps what is tokenized, such as `features_cache()`: the arrays are then memory-mapped, and
+            not made again for the same content, tokenizer and settings. None keeps them in memory.
 
     Raises:
         ConfigError: if `max_length` leaves no room for a single token of text, or for another value not allowed.
-        DataError: if the data set lacks a column.
+        DataError: if the data set lacks a column, or an example's words and tags, or its answer and context, do not
+            belong together, or the cache cannot be written.
     """
     kind = _kind(dataset, kind)
     if tokenizer.pad_token_id is None:
         raise ConfigError(f"tokenizer {type(tokenizer).__name__}: it has no pad token; set tokenizer.pad_token first.")
-    arrays = _stream(dataset, tokenizer, max_length, kind, overlap).joined()
+    stream = _stream(dataset, tokenizer, max_length, kind, overlap)
+    if cache is None:
+        arrays = stream.joined()
+    else:
+        arrays = stored(Path(cache), content_key(dataset, tokenizer, stream, kind), stream)
     about = {"pad_token_id": int(tokenizer.pad_token_id), "kind": kind, "num_examples": len(dataset)}
     return Features(**{"labels": None, **arrays, **about})  # type: ignore[arg-type]
 
@@ -205,6 +216,10 @@ def _stream(
         raise ConfigError(
             f"overlap: got {overlap!r} for {kind}; only question answering reads in windows; leave it out."
         )
+    if kind == "question_answering":
+        return window_stream(dataset, tokenizer, max_length, overlap, max(1, CHUNK // 4))
+    if kind == "tagging":
+        return tagging_stream(dataset, tokenizer, max_length, CHUNK)
     if kind == "embedding":
         return embedding_stream(dataset, tokenizer, max_length, CHUNK)
     return text_stream(dataset, tokenizer, max_length, CHUNK)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bertcompress.errors import ConfigError
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
@@ -34,11 +36,15 @@ class Stream:
     Attributes:
         shapes: numpy type of every array that comes out, and how many numbers each of its entries has, 0 for a plain
             one-dimensional array.
+        columns: of the data set, those that are read.
+        settings: what the arrays depend on besides the columns and the tokenizer.
         parts: gives the parts from the first example on.
         known: whether any of a part's labels is not hidden.
     """
 
     shapes: Mapping[str, tuple[str, int]]
+    columns: Sequence[str]
+    settings: Mapping[str, int]
     parts: Callable[[], Iterator[Part]]
     known: Callable[[npt.NDArray[Any]], bool]
 
@@ -70,7 +76,7 @@ def empty(kind: str, width: int) -> npt.NDArray[Any]:
 
 def slices(dataset: Dataset, columns: Sequence[str], size: int) -> Iterator[tuple[int, dict[str, list[Any]]]]:
     """Yield the number of the first example and the columns' values of `size` examples after the other."""
-    chosen = dataset.select_columns([name for name in columns if name in dataset.column_names])
+    chosen = dataset.with_format(None).select_columns([name for name in columns if name in dataset.column_names])
     for start in range(0, len(chosen), size):
         yield start, chosen[start : start + size]
 
@@ -102,7 +108,7 @@ def text_stream(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length
                 part["labels"] = np.asarray(values["label"], dtype=shapes["labels"][0])
             yield part
 
-    return Stream(shapes, parts, _any_rating if real else _any_class)
+    return Stream(shapes, columns, {"max_length": max_length}, parts, _any_rating if real else _any_class)
 
 
 def _any_rating(labels: npt.NDArray[Any]) -> bool:
@@ -124,7 +130,7 @@ def embedding_stream(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_l
             part = encode(tokenizer, texts, None, max_length)
             yield {**part, "examples": np.repeat(numbers, len(columns))}
 
-    return Stream(SHAPES, parts, _any_class)
+    return Stream(SHAPES, columns, {"max_length": max_length}, parts, _any_class)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, max_length: int) -> Part:
@@ -147,3 +153,87 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str
         "token_type_ids": flat(types, total, np.int8),
         "lengths": lengths,
     }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a tokenizer puts around one text or two, as in [CLS] question [SEP] context [SEP].
+
+    Attributes:
+        gaps: before, between and after the texts, each the ids and the token types of the special tokens there.
+        types: token type of every text's tokens.
+    """
+
+    gaps: tuple[tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]], ...]
+    types: tuple[int, ...]
+
+    @property
+    def special_tokens(self) -> int:
+        """Number of special tokens in a row."""
+        return sum(len(ids) for ids, _ in self.gaps)
+
+
+def find_layout(tokenizer: PreTrainedTokenizerBase, texts: int) -> Layout:
+    """Return the layout of rows of one text or two, found out by tokenizing the letter a.
+
+    Raises:
+        ConfigError: if the letter is not found again in what the tokenizer makes of it.
+    """
+    probe = tokenizer("a", *["a"] * (texts - 1), return_token_type_ids=True)
+    ids, types = probe["input_ids"], probe["token_type_ids"]
+    letter = tokenizer("a", add_special_tokens=False)["input_ids"]
+    ends, places = [0], []
+    for _ in range(texts):
+        place = next((at for at in range(ends[-1], len(ids)) if letter and ids[at : at + len(letter)] == letter), None)
+        if place is None:
+            raise ConfigError(
+                f"tokenizer {type(tokenizer).__name__}: the letter 'a' alone gives the tokens {letter}, and {texts} of "
+                f"it with special tokens {ids}, which do not hold them; use a tokenizer that keeps texts as they are."
+            )
+        places.append(place)
+        ends.append(place + len(letter))
+    spans = list(zip(ends, [*places, len(ids)], strict=True))
+    gaps = tuple((np.asarray(ids[a:b], np.int32), np.asarray(types[a:b], np.int8)) for a, b in spans)
+    return Layout(gaps, tuple(int(types[place]) for place in places))
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What part of some tokens stands in every row: row r has `ids[starts[r]:starts[r] + sizes[r]]`.
+
+    Attributes:
+        ids: int32 (tokens,), without special tokens.
+        starts: int64 (rows,).
+        sizes: int64 (rows,).
+    """
+
+    ids: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+
+def lay_out(layout: Layout, texts: Sequence[Spans], extras: Mapping[str, tuple[npt.NDArray[Any], int]]) -> Part:
+    """Return rows of texts and special tokens as a part, without `examples`.
+
+    Args:
+        layout: of as many texts as are given.
+        texts: the first and perhaps the second text of every row.
+        extras: name -> values (tokens,) along the last text's `ids`, and what all other tokens have instead.
+    """
+    ids, types, starts, sizes = [layout.gaps[0][0]], [layout.gaps[0][1]], [], []
+    rows = len(texts[0].starts)
+    for text, kind, gap in zip(texts, layout.types, layout.gaps[1:], strict=True):
+        base = sum(map(len, ids))
+        starts += [np.full(rows, base - len(ids[-1])), base + text.starts]
+        sizes += [np.full(rows, len(ids[-1])), text.sizes]
+        ids += [text.ids, gap[0]]
+        types += [np.full(len(text.ids), kind, np.int8), gap[1]]
+    end = sum(map(len, ids))
+    starts.append(np.full(rows, end - len(ids[-1])))
+    sizes.append(np.full(rows, len(ids[-1])))
+    source = ranges(np.stack(starts, 1).ravel(), np.stack(sizes, 1).ravel())  # (tokens,)
+    part = {"input_ids": np.concatenate(ids)[source], "token_type_ids": np.concatenate(types)[source]}
+    for name, (values, fill) in extras.items():
+        before, after = end - len(ids[-1]) - len(values), len(ids[-1])
+        part[name] = np.concatenate([np.full(before, fill), values, np.full(after, fill)])[source].astype(np.int32)
+    return {**part, "lengths": np.sum(sizes, axis=0)}
