@@ -164,7 +164,7 @@ def load_conll_files(
         DataError: naming the file and the line of a mistake in the data.
     """
     read: dict[str, Sentences] = {}
-    for split in sorted(files, key=lambda split: split != "train"):
+    for split in sorted(files, key=lambda split: {"train": 0, "validation": 1}.get(split, 2)):
         width = next(iter(read.values())).width if read else None
         read[split] = read_conll(Path(files[split]), word=word, tag=tag, width=width)
         if not read[split].tags and not split.startswith("test"):
@@ -243,8 +243,8 @@ def _inventory(tagged: Sequence[Sentences], scheme: str, notes: list[str]) -> tu
     for sentences in tagged:
         tags = {tag for tags in sentences.tags for tag in tags} - known.keys()
         if known and tags:
-            where = f"{sentences.path.name}: {len(tags)} tags that {tagged[0].path.name} lacks"
-            notes.append(f"{where}, which no model can learn from it: {allowed(sorted(tags)[:9])}")
+            some = allowed(sorted(tags)[:9]) + (", ..." if len(tags) > 9 else "")
+            notes.append(f"{sentences.path.name}: {len(tags)} tags that {tagged[0].path.name} does not have: {some}")
         known |= dict.fromkeys(sorted(tags, key=tag_order) if scheme else sorted(tags))
     return tuple(known)
 

@@ -9,7 +9,8 @@ type out (`B`). With two persons side by side, then a place of one word, the sch
     IOBES    B-PER E-PER  S-PER  O   S-LOC     the last word has E, a span of one word S
 
 Sequences that no scheme allows (I after O in IOB2) are read as the conlleval script reads them: a span ends where
-the type changes, before B and S, and after E and S; whatever other word is not outside goes on with the span or begins one.
+the type changes, before B and S, and after E and S; any other word that is not outside goes on with the span before
+it, or begins one.
 """
 
 from __future__ import annotations
