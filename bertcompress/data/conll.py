@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bertcompress.data.base import HIDDEN, SCHEMES, Task, make_dataset
 from bertcompress.data.lines import read_text
 from bertcompress.data.schemes import (
+    OUTSIDE,
     convert_scheme,
     find_scheme,
     marks_spans,
@@ -239,10 +240,10 @@ def _usual(sentences: Sentences, scheme: str | None, notes: list[str]) -> str:
 
 def _inventory(tagged: Sequence[Sentences], scheme: str, notes: list[str]) -> tuple[str, ...]:
     """Return the tags of all files: those of the first sorted, then what only the next has, and so on."""
-    known: dict[str, None] = {}
-    for sentences in tagged:
+    known: dict[str, None] = {OUTSIDE: None} if scheme else {}
+    for number, sentences in enumerate(tagged):
         tags = {tag for tags in sentences.tags for tag in tags} - known.keys()
-        if known and tags:
+        if number and tags:
             some = allowed(sorted(tags)[:9]) + (", ..." if len(tags) > 9 else "")
             notes.append(f"{sentences.path.name}: {len(tags)} tags that {tagged[0].path.name} does not have: {some}")
         known |= dict.fromkeys(sorted(tags, key=tag_order) if scheme else sorted(tags))

@@ -211,8 +211,8 @@ def _squad_v2(files: Mapping[str, Path], folders: Sequence[Path], notes: list[st
         fresh = {context for context in whole.contexts if normalised(context) not in avoided}
         subset = [row for row in whole.rows if row["context"] in fresh and row["id"] not in ids]
         notes.append(f"train: also {len(subset)} questions of {subset_file.name}, all of which have an answer")
-        mended = [*whole.notes, *parts["train"].notes]
-        parts = {**parts, "train": Questions(subset_file, subset + parts["train"].rows, notes=mended)}
+        own = parts.get("train", Questions(sample.path))
+        parts = {**parts, "train": Questions(subset_file, subset + own.rows, notes=[*whole.notes, *own.notes])}
     return parts
 
 
