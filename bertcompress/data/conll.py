@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from bertcompress.data.base import HIDDEN, SCHEMES, Task, make_dataset
 from bertcompress.data.lines import read_text
 from bertcompress.data.schemes import (
+    OUTSIDE,
     convert_scheme,
     find_scheme,
     marks_spans,
@@ -164,7 +165,7 @@ def load_conll_files(
         DataError: naming the file and the line of a mistake in the data.
     """
     read: dict[str, Sentences] = {}
-    for split in sorted(files, key=lambda split: split != "train"):
+    for split in sorted(files, key=lambda split: {"train": 0, "validation": 1}.get(split, 2)):
         width = next(iter(read.values())).width if read else None
         read[split] = read_conll(Path(files[split]), word=word, tag=tag, width=width)
         if not read[split].tags and not split.startswith("test"):
@@ -239,12 +240,12 @@ def _usual(sentences: Sentences, scheme: str | None, notes: list[str]) -> str:
 
 def _inventory(tagged: Sequence[Sentences], scheme: str, notes: list[str]) -> tuple[str, ...]:
     """Return the tags of all files: those of the first sorted, then what only the next has, and so on."""
-    known: dict[str, None] = {}
-    for sentences in tagged:
+    known: dict[str, None] = {OUTSIDE: None} if scheme else {}
+    for number, sentences in enumerate(tagged):
         tags = {tag for tags in sentences.tags for tag in tags} - known.keys()
-        if known and tags:
-            where = f"{sentences.path.name}: {len(tags)} tags that {tagged[0].path.name} lacks"
-            notes.append(f"{where}, which no model can learn from it: {allowed(sorted(tags)[:9])}")
+        if number and tags:
+            some = allowed(sorted(tags)[:9]) + (", ..." if len(tags) > 9 else "")
+            notes.append(f"{sentences.path.name}: {len(tags)} tags that {tagged[0].path.name} does not have: {some}")
         known |= dict.fromkeys(sorted(tags, key=tag_order) if scheme else sorted(tags))
     return tuple(known)
 

@@ -1,10 +1,11 @@
-"""GLUE from the Hugging Face hub, for machines that can reach it; elsewhere it fails at once, in one sentence."""
+"""GLUE and SQuAD from the Hugging Face hub, for machines that can reach it; elsewhere it fails at once, saying why."""
 
 from __future__ import annotations
 
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bertcompress.data.base import HIDDEN, Task, make_dataset
@@ -34,22 +35,51 @@ def load_hub(name: str) -> Task:
     Raises:
         DataError: if the hub cannot be reached or does not have it.
     """
-    from huggingface_hub import constants
-
-    if not constants.HF_HUB_OFFLINE:  # offline, an earlier download is used, and its absence shows at once
-        _reach(name, constants.ENDPOINT)
-    import datasets
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever library the hub uses
-
-    try:
-        loaded = datasets.load_dataset(REPOSITORY, name)
-    except (OSError, ValueError, HTTPError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{_missing(name)}, and the hub's {REPOSITORY} did not load: {_first_line(error)}") from error
+    loaded = _load(_missing(name), "the GLUE folder", REPOSITORY, name)
     layout = GLUE[name]
     splits = {_SPLITS.get(split, split): _convert(name, data) for split, data in loaded.items()}
     usual = {split: splits.pop(split, None) for split in ("train", "validation", "test")}
     source = f"Hugging Face hub, {REPOSITORY}"
     return Task(name, layout.kind, layout.labels, layout.metric, **usual, extra=splits, source=source)
+
+
+def load_squad(name: str, repository: str, missing: str) -> Task:
+    """Return a version of SQuAD from the hub; with `HF_HUB_OFFLINE=1`, from an earlier download.
+
+    Args:
+        name: of the task.
+        repository: on the hub.
+        missing: which files were looked for and not found, for messages.
+
+    Raises:
+        DataError: if the hub cannot be reached or does not have it.
+    """
+    loaded = _load(missing, "the files", repository)
+    columns = ("id", "question", "context", "answers")
+    splits = {
+        split: make_dataset({column: data[column][:] for column in columns})
+        for split, data in loaded.items()
+        if split in ("train", "validation")
+    }
+    unanswerable = any(not answers["text"] for data in splits.values() for answers in data["answers"])
+    source = f"Hugging Face hub, {repository}"
+    return Task(name, "question_answering", (), "f1", **splits, source=source, unanswerable=unanswerable)
+
+
+def _load(missing: str, wanted: str, repository: str, *configuration: str) -> Mapping[str, Dataset]:
+    """Return the splits of a data set of the hub."""
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE:  # offline, an earlier download is used, and its absence shows at once
+        _reach(missing, wanted, constants.ENDPOINT)
+    import datasets
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever library the hub uses
+
+    try:
+        loaded: Mapping[str, Dataset] = datasets.load_dataset(repository, *configuration)
+    except (OSError, ValueError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{missing}, and the hub's {repository} did not load: {_first_line(error)}") from error
+    return loaded
 
 
 def _missing(name: str) -> str:
@@ -61,7 +91,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _reach(name: str, endpoint: str) -> None:
+def _reach(missing: str, wanted: str, endpoint: str) -> None:
     """Ask the hub's address once, so that the many retries of its client are not waited for where there is no hub."""
     request = urllib.request.Request(endpoint, method="HEAD")
     try:
@@ -73,8 +103,8 @@ def _reach(name: str, endpoint: str) -> None:
         if isinstance(reason, ssl.SSLError):
             return  # somebody answered; the client may have other certificates than Python
         raise DataError(
-            f"{_missing(name)}, and the Hugging Face hub ({endpoint}) cannot be reached ({reason}); "
-            "put the GLUE folder there, or set HF_HUB_OFFLINE=1 to use an earlier download."
+            f"{missing}, and the Hugging Face hub ({endpoint}) cannot be reached ({reason}); "
+            f"put {wanted} there, or set HF_HUB_OFFLINE=1 to use an earlier download."
         ) from error
 
 

@@ -9,7 +9,8 @@ type out (`B`). With two persons side by side, then a place of one word, the sch
     IOBES    B-PER E-PER  S-PER  O   S-LOC     the last word has E, a span of one word S
 
 Sequences that no scheme allows (I after O in IOB2) are read as the conlleval script reads them: a span ends where
-the type changes, before B and S, and after E and S; whatever other word is not outside goes on with the span or begins one.
+the type changes, before B and S, and after E and S; any other word that is not outside goes on with the span before
+it, or begins one.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ def split_tag(tag: str) -> tuple[str, str]:
 def marks_spans(tags: Mapping[str, int]) -> bool:
     """Return whether tags mark spans, given how often each occurs.
 
-    They do where more than half of the words that are not outside have a letter and a type (`B-PER`), or where there
+    They do where at least half of the words that are not outside have a letter and a type (`B-PER`), or where there
     are only bare letters, B or I among them. Tags of parts of speech are neither.
     """
     inside = {tag: count for tag, count in tags.items() if tag != OUTSIDE}
     typed = sum(count for tag, count in inside.items() if _TYPED.fullmatch(tag))
     bare = all(len(tag) == 1 and tag in "BIESLUMW" for tag in inside) and not inside.keys().isdisjoint("BI")
-    return bare or 2 * typed > sum(inside.values())
+    return bare or (typed > 0 and 2 * typed >= sum(inside.values()))
 
 
 def usual_tag(tag: str) -> str | None:

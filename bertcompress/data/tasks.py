@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertcompress.data import glue, hub, vader
+from bertcompress.data import corpora, glue, hub, vader
 from bertcompress.data.base import KINDS, Task
 from bertcompress.data.files import load_mapping, load_mapping_file
 from bertcompress.data.sources import VADER, data_folder
@@ -37,11 +37,12 @@ def _known() -> dict[str, TaskInfo]:
                 name, task.kind, task.metric, f"$BERTCOMPRESS_DATA/glue/{task.folders[0]}, or hub {hub.REPOSITORY}"
             )
         )
+    for name, layout in corpora.CORPORA.items():
+        infos.append(TaskInfo(name, layout.kind, layout.metric, layout.source))
     return {info.name: info for info in infos}
 
 
 TASKS: Mapping[str, TaskInfo] = _known()
-_LATER = ("squad", "squad_v2", "conll2003", "conll2000", "wnut17")
 
 
 def load_task(
@@ -65,7 +66,9 @@ def load_task(
     if path.suffix.lower() in (".yaml", ".yml"):
         return load_mapping_file(path)
     name = text if text in TASKS else _glue_name(text)
-    if path.is_dir() and (name not in TASKS or (name in glue.GLUE and glue.holds(name, path))):
+    if path.is_dir() and (
+        name not in TASKS or (name in glue.GLUE and glue.holds(name, path)) or corpora.task_of_folder(path) == name
+    ):
         return _load_folder(path)  # a folder that only happens to be called like a task does not hide the task
     if path.is_file():
         raise ConfigError(f"task {text!r}: this is a data file; describe it in a YAML file (text: ..., label: ...).")
@@ -73,6 +76,8 @@ def load_task(
         root = data_folder()
         folder = glue.find_folder(name, root) if root else None
         return glue.load_folder(name, folder) if folder else hub.load_hub(name)
+    if name in corpora.CORPORA:
+        return corpora.load(name)
     if name in TASKS:
         return vader.load_vader(name)
     raise _unknown(text)
@@ -85,18 +90,18 @@ def _glue_name(text: str) -> str:
 
 def _load_folder(folder: Path) -> Task:
     name = glue.task_of_folder(folder)
+    if name is None and (other := corpora.task_of_folder(folder)):
+        return corpora.load(other, folder)
     if name is None:
-        known = ", ".join(task.folders[0] for task in glue.GLUE.values())
+        known = ", ".join((*(task.folders[0] for task in glue.GLUE.values()), *corpora.CORPORA))
         raise DataError(
-            f"task folder {folder}: its name is not that of a GLUE task ({known}); "
+            f"task folder {folder}: its name is not that of a known task ({known}), or it holds none of its files; "
             "for other files give a YAML file that describes them."
         )
     return glue.load_folder(name, folder)
 
 
 def _unknown(text: str) -> ConfigError:
-    if text in _LATER:
-        return ConfigError(f"task {text!r}: this version does not load it yet; it loads {', '.join(TASKS)}.")
     near = difflib.get_close_matches(text, TASKS, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return ConfigError(
