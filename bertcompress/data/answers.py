@@ -145,7 +145,7 @@ def _best_spans(
     sizes = np.diff(bounds)
     real = np.arange(int(sizes.max())) < sizes[:, None]  # (rows, L)
     padded = np.full((2, *real.shape), -np.inf)
-    padded[:, real] = np.where(allowed, logits.T.astype(np.float64), -np.inf)
+    padded[:, real] = np.where(allowed, logits.T, -np.inf)
     order = np.argsort(-padded, axis=2, kind="stable")[:, :, :n_best]  # (2, rows, n)
     order.sort(axis=2)  # by place, so that the first of equal scores is the earliest span
     values = np.take_along_axis(padded, order, 2)
