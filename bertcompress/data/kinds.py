@@ -5,7 +5,7 @@ from __future__ import annotations
 METRICS: dict[str, tuple[str, ...]] = {  # a task's own scores; the first is what a model is chosen by, unless it says
     "classification": ("accuracy", "f1", "matthews_correlation"),
     "regression": ("pearson", "spearmanr"),
-    "tagging": ("entity_f1", "entity_f1_strict", "token_accuracy"),
+    "tagging": ("entity_f1", "entity_f1_strict", "entity_f1_conlleval", "token_accuracy"),
     "question_answering": ("f1", "exact_match"),
     "embedding": ("spearmanr", "pearson"),
     "unlabelled": ("",),

@@ -32,14 +32,18 @@ class QuestionJudge(StatisticJudge):
         """Take the task and the questions."""
         super().__init__(task, dataset)
         self.gold = [answers["text"] for answers in dataset["answers"]] if "answers" in dataset.column_names else []
-        self.answerable = np.array([any(texts) for texts in self.gold], dtype=bool)
+        self.answerable = np.array([bool(texts) for texts in self.gold], dtype=bool)
         names = tuple(dict.fromkeys((task.metric, "f1", "exact_match")))
         split = ("has_answer_exact_match", "has_answer_f1", "no_answer_accuracy") if task.unanswerable else ()
         self.names = (*names, *split) if self.gold else ()
 
+    def _statistics(self, texts: list[str]) -> Array:
+        """Return exact match and F1 of each answer, (questions, 2)."""
+        return answer_statistics(texts, self.gold, unanswerable=self.task.unanswerable)
+
     def statistics(self, predictions: Predictions) -> Mapping[str, Statistic]:
         """Return the official scores, in [0, 1]."""
-        exact, f1 = answer_statistics(predictions.answer_texts(), self.gold).T
+        exact, f1 = self._statistics(predictions.answer_texts()).T
         answerable = self.answerable
         found = {"exact_match": ratio(exact), "f1": ratio(f1)}
         if self.task.unanswerable:
@@ -57,7 +61,7 @@ class QuestionJudge(StatisticJudge):
     def best_threshold(self, predictions: Predictions) -> tuple[float, float]:
         """Return the null threshold with the best F1 on these questions, and that F1."""
         answers = predictions.answers
-        f1 = answer_statistics([answer.text for answer in answers], self.gold)[:, 1]
+        f1 = self._statistics([answer.text for answer in answers])[:, 1]
         return best_threshold(np.array([answer.margin for answer in answers]), f1, self.answerable)
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
@@ -84,7 +88,7 @@ class QuestionJudge(StatisticJudge):
         sides = [self._compare(teacher, student, side) for side in (0, 1)]
         right = None
         if self.gold:
-            exact = [answer_statistics(each.answer_texts(), self.gold)[:, 0] > 0 for each in (teacher, student)]
+            exact = [self._statistics(each.answer_texts())[:, 0] > 0 for each in (teacher, student)]
             right = exact[0], exact[1]
         return compare_answers(
             teacher,
@@ -142,11 +146,13 @@ def _positions(features: Features) -> tuple[Array, Array]:
     eligible[features.offsets[:-1]] = True
     places = np.flatnonzero(eligible)
     first_rows = np.searchsorted(features.examples, np.arange(features.num_examples))
-    return places, np.searchsorted(places, features.offsets[first_rows])
+    bounds: Array = np.searchsorted(places, features.offsets[first_rows])
+    return places, bounds
 
 
 def _each(bounds: Array, total: int) -> Array:
-    return np.repeat(np.arange(len(bounds)), np.diff([*bounds, total]))
+    examples: Array = np.repeat(np.arange(len(bounds)), np.diff([*bounds, total]))
+    return examples
 
 
 def _log_softmax(logits: Array, bounds: Array) -> Array:

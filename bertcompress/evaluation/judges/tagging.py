@@ -28,14 +28,16 @@ class TaggingJudge(StatisticJudge):
         """Take the task and the sentences."""
         super().__init__(task, dataset)
         spans = ("entity_f1", "entity_f1_strict") if task.scheme else ()
+        if task.scheme == "IOBES":  # conlleval.pl reads the other schemes as seqeval does
+            spans = (*spans, "entity_f1_conlleval")
         self.names = tuple(dict.fromkeys((task.metric, *spans, "token_accuracy")))
 
-    def _counts(self, tags: Array, gold: Array, offsets: Array, *, strict: bool) -> Statistic:
-        counts = span_counts(tags, gold, offsets, self.task.labels, self.task.scheme, strict)
+    def _f1(self, tags: Array, gold: Array, offsets: Array, *, strict: bool = False, script: bool = False) -> Statistic:
+        counts = span_counts(tags, gold, offsets, self.task.labels, self.task.scheme, strict, conlleval=script)
         return Statistic(counts, f1_from_counts)
 
     def statistics(self, predictions: Predictions) -> Mapping[str, Statistic]:
-        """Return token accuracy and, where tags mark spans, their F1 in both readings.
+        """Return token accuracy and, where tags mark spans, their F1 in every convention.
 
         Raises:
             DataError: tags of some words are hidden.
@@ -47,8 +49,9 @@ class TaggingJudge(StatisticJudge):
         counts = token_counts(tags, gold, offsets)
         found = {"token_accuracy": ratio(counts[:, 0], counts[:, 1])}
         if self.task.scheme:
-            found["entity_f1"] = self._counts(tags, gold, offsets, strict=False)
-            found["entity_f1_strict"] = self._counts(tags, gold, offsets, strict=True)
+            found["entity_f1"] = self._f1(tags, gold, offsets)
+            found["entity_f1_strict"] = self._f1(tags, gold, offsets, strict=True)
+            found["entity_f1_conlleval"] = self._f1(tags, gold, offsets, script=True)
         return found
 
     def compared(self, teacher: Predictions, student: Predictions) -> Compared:
@@ -65,5 +68,5 @@ class TaggingJudge(StatisticJudge):
         found = {"label": ratio(agreeing, sizes)}
         found |= probability_loyalties(teacher.logits, student.logits, sentence, sentences)
         if self.task.scheme:
-            found["entity"] = self._counts(student.logits.argmax(-1), teacher.logits.argmax(-1), offsets, strict=False)
+            found["entity"] = self._f1(student.logits.argmax(-1), teacher.logits.argmax(-1), offsets)
         return found
