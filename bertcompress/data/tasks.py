@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Mapping
@@ -26,6 +27,9 @@ class TaskInfo(NamedTuple):
     source: str
 
 
+EMBEDDINGS = {"stsb-embedding": "stsb"}  # pairs with a rated similarity, scored by cosines without any fine-tuning
+
+
 def _known() -> dict[str, TaskInfo]:
     infos = []
     for corpus in vader.CORPORA:
@@ -39,6 +43,8 @@ def _known() -> dict[str, TaskInfo]:
         )
     for name, layout in corpora.CORPORA.items():
         infos.append(TaskInfo(name, layout.kind, layout.metric, layout.source))
+    sources = {info.name: info.source for info in infos}
+    infos += [TaskInfo(name, "embedding", "spearmanr", sources[pairs]) for name, pairs in EMBEDDINGS.items()]
     return {info.name: info for info in infos}
 
 
@@ -72,6 +78,8 @@ def load_task(
         return _load_folder(path)  # a folder that only happens to be called like a task does not hide the task
     if path.is_file():
         raise ConfigError(f"task {text!r}: this is a data file; describe it in a YAML file (text: ..., label: ...).")
+    if name in EMBEDDINGS:
+        return dataclasses.replace(load_task(EMBEDDINGS[name]), name=name, kind="embedding")
     if name in glue.GLUE:
         root = data_folder()
         folder = glue.find_folder(name, root) if root else None

@@ -1,14 +1,15 @@
 """The four sentiment data sets of the VADER paper, which work wherever `pip` works.
 
 Each text was rated from -4 (very negative) to 4 (very positive) by about twenty people (Hutto and Gilbert, "VADER",
-ICWSM 2014); the files give the mean. Every data set comes as three tasks:
+ICWSM 2014); the files give the mean. Every data set comes as four tasks:
 
 - `movie-reviews`: positive if the mean rating is above 0, otherwise negative. No text is left out, so that the
   few with a mean of exactly 0 (37 of 10,605 movie reviews) count as negative.
 - `movie-reviews-rating`: regression of the mean rating.
 - `movie-reviews-text`: the texts alone, unlabelled.
+- `movie-reviews-embedding`: the texts alone, for sentence encoders, which are judged by their loyalty to a teacher.
 
-The three share their splits: 80/10/10 by a hash of the text, so the texts of one never hold the test texts of another.
+They share their splits: 80/10/10 by a hash of the text, so the texts of one never hold the test texts of another.
 Two things are mended in the texts, both leftovers of an export: HTML entities (`&amp;amp;`) are decoded, and two
 apostrophes that stand for a quotation mark (`''the other''`) become one.
 """
@@ -27,7 +28,12 @@ from bertcompress.errors import DataError
 _ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 _FILE = "hutto_ICWSM_2014/{}_GroundTruth.txt"
 LABELS = ("negative", "positive")
-VARIANTS = {"": ("classification", "accuracy"), "-rating": ("regression", "pearson"), "-text": ("unlabelled", "")}
+VARIANTS = {
+    "": ("classification", "accuracy"),
+    "-rating": ("regression", "pearson"),
+    "-text": ("unlabelled", ""),
+    "-embedding": ("embedding", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ def load_vader(name: str) -> Task:
     Raises:
         DataError: if the archive cannot be fetched or does not hold what it should.
     """
-    variant = next(suffix for suffix in ("-rating", "-text", "") if name.endswith(suffix))
+    variant = next(suffix for suffix in VARIANTS if suffix and name.endswith(suffix)) if name not in CORPORA else ""
     corpus = CORPORA[name.removesuffix(variant)]
     member = _FILE.format(corpus.file)
     texts, ratings = parse(read_nested(fetch(VADER), _ARCHIVE, member).decode("utf-8"), member)

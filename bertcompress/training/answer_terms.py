@@ -147,4 +147,5 @@ class EmbeddingTerm(Term):
         """Return the sum over texts."""
         own = student.logits if self.projection is None else self.projection(student.logits)
         cosines = F.cosine_similarity(own.float(), teacher.logits.float(), dim=-1)
-        return (1 - cosines).sum()
+        distances: Tensor = 1 - cosines
+        return distances.sum()

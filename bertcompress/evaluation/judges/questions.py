@@ -176,7 +176,8 @@ def _distances(log_p: Array, log_q: Array, bounds: Array) -> Array:
     """Return the Jensen-Shannon distance, base e, of each example's two distributions."""
 
     def entropy(log_a: Array, log_b: Array) -> Array:  # KL(A || M) in nats, M the mean; exactly 0 where the two agree
-        return np.exp(log_a) * (np.log(2) - np.logaddexp(0.0, log_b - log_a))
+        terms: Array = np.exp(log_a) * (np.log(2) - np.logaddexp(0.0, log_b - log_a))
+        return terms
 
     divergence = 0.5 * np.add.reduceat(entropy(log_p, log_q) + entropy(log_q, log_p), bounds)
     result: Array = np.sqrt(np.clip(divergence, 0.0, np.log(2)))

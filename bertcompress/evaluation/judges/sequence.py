@@ -135,6 +135,7 @@ def correlation(first: Array, second: Array) -> Statistic:
 
 def _correlation(sums: Array) -> Array:
     mean_x, mean_y, xx, yy, xy = (sums[:, 1:] / sums[:, :1]).T
-    spread = np.sqrt(np.clip(xx - mean_x**2, 0, None)) * np.sqrt(np.clip(yy - mean_y**2, 0, None))
+    # The root of the product, not the product of roots: it makes a series' correlation with itself exactly 1.
+    spread = np.sqrt(np.clip(xx - mean_x**2, 0, None) * np.clip(yy - mean_y**2, 0, None))
     result: Array = np.divide(xy - mean_x * mean_y, spread, out=np.zeros_like(spread), where=spread > 0)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bertcompress.data.kinds import METRICS as KIND_METRICS
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.evaluation.metrics.glue import GLUE_METRICS, METRICS, WEIGHTED, MetricFunction
 
@@ -12,10 +13,6 @@ ALIASES = {
     "mcc": "matthews_correlation",
     "pearsonr": "pearson",
     "spearman": "spearmanr",
-}
-KIND_METRICS = {
-    "classification": ("accuracy", "f1", "matthews_correlation"),
-    "regression": ("pearson", "spearmanr"),
 }
 
 
