@@ -137,6 +137,8 @@ def evaluate(
     subjects = [first if each is model else _answer(each, dataset) for each in pair]
     found = [_sizes(each, len(dataset)) for each in pair]
     differences: dict[str, Difference] = {}
+    for fields, subject in zip(found, subjects, strict=True):
+        fields["null_threshold"] = subject.null_threshold
     if "accuracy" in wanted:
         for name in judge.names:
             differences |= _add_score(found, subjects, judge, name, seed)

@@ -30,6 +30,7 @@ class ModelResult:
         loyalty_intervals: as for the scores.
         breakdown: where the model departs from its teacher, see `bertcompress.evaluation.breakdown`; empty for a
             teacher and without loyalty.
+        null_threshold: of the scores of "no answer", see `bertcompress.model.Model`; None where it is never given.
         measured: what varies from run to run: times and memory.
     """
 
@@ -44,6 +45,7 @@ class ModelResult:
     loyalty: Mapping[str, float] = field(default_factory=dict)
     loyalty_intervals: Mapping[str, Interval] = field(default_factory=dict)
     breakdown: Mapping[str, Any] = field(default_factory=dict)
+    null_threshold: float | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -66,6 +68,7 @@ class ModelResult:
             "loyalty": dict(self.loyalty),
             "loyalty_intervals": {name: list(ends) for name, ends in self.loyalty_intervals.items()},
             **({"breakdown": dict(self.breakdown)} if self.breakdown else {}),
+            **({"null_threshold": self.null_threshold} if self.null_threshold is not None else {}),
             "measured": dict(self.measured),
         }
 
