@@ -1,7 +1,7 @@
 """Batches of similar length, so that little of the work goes into padding.
 
-Everything here works on lengths alone: it chooses which examples go together, never looks at their tokens, and
-gives the same answer for the same seed and epoch on every machine.
+Everything here works on lengths alone: it chooses which rows of `Features` go together, never looks at their tokens,
+and gives the same answer for the same seed and epoch on every machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bertcompress.errors import ConfigError
 
 IntArray = npt.NDArray[np.int64]
 
-POOL_BATCHES = 50  # batches drawn at random before their examples are sorted by length
+POOL_BATCHES = 50  # batches drawn at random before their rows are sorted by length
 
 
 def _check(owner: str, **values: int) -> None:
@@ -23,14 +23,14 @@ def _check(owner: str, **values: int) -> None:
 
 
 def training_batches(lengths: npt.ArrayLike, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
-    """Return one epoch's batches of example numbers; each example comes exactly once.
+    """Return one epoch's batches of row numbers; each row comes exactly once.
 
-    The examples are shuffled, sorted by length within pools of at most 50 batches (a quarter of a small data set,
+    The rows are shuffled, sorted by length within pools of at most 50 batches (a quarter of a small data set,
     so that its batches are not the same ones in every epoch), cut into batches, and the batches are shuffled.
 
     Args:
-        lengths: tokens of each example, (n,).
-        batch_size: examples in a batch; only one batch may hold fewer.
+        lengths: tokens of each row, (n,).
+        batch_size: rows in a batch; only one batch may hold fewer.
         seed: of the run; not negative.
         epoch: 0, 1, 2, ...; other epochs give other batches.
 
@@ -56,12 +56,12 @@ def training_batches(lengths: npt.ArrayLike, batch_size: int, *, seed: int, epoc
 def split_by_tokens(indices: npt.ArrayLike, lengths: npt.ArrayLike, max_tokens: int) -> list[IntArray]:
     """Split a batch into micro-batches whose padded size, rows times longest, is at most `max_tokens`.
 
-    A batch that fits comes back as it is; otherwise its examples are sorted, longest first. An example that is
+    A batch that fits comes back as it is; otherwise its rows are sorted, longest first. A row that is
     longer than `max_tokens` stands alone.
 
     Args:
-        indices: example numbers, (b,).
-        lengths: tokens of each example of the whole data set, (n,).
+        indices: row numbers, (b,).
+        lengths: tokens of each row of the whole data set, (n,).
         max_tokens: padded tokens in one micro-batch.
 
     Raises:
@@ -86,7 +86,7 @@ def split_by_tokens(indices: npt.ArrayLike, lengths: npt.ArrayLike, max_tokens: 
 
 
 def evaluation_batches(lengths: npt.ArrayLike, max_tokens: int) -> list[IntArray]:
-    """Return batches over all examples, longest first, each of a padded size of at most `max_tokens`.
+    """Return batches over all rows, longest first, each of a padded size of at most `max_tokens`.
 
     Longest first, so that a budget which does not fit in memory fails at once and not at the end.
 

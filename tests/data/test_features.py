@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bertcompress.data import features as module
 from bertcompress.data.base import make_dataset
-from bertcompress.data.features import featurize
+from bertcompress.data.features import Features, featurize
 from bertcompress.errors import ConfigError, DataError
 
 WORDS = st.text("abcdefgh .,", max_size=30)
@@ -92,9 +92,14 @@ def test_the_fingerprint_tells_any_change(letters_tokenizer) -> None:
         dataclasses.replace(features, pad_token_id=1),
         dataclasses.replace(features, token_type_ids=features.token_type_ids + np.int8(1)),
         dataclasses.replace(features, offsets=np.array([0, 3, 7])),
+        dataclasses.replace(features, kind="embedding"),
+        dataclasses.replace(features, examples=np.array([0, 0])),
+        dataclasses.replace(features, num_examples=3),
+        dataclasses.replace(features, words=features.input_ids),
+        dataclasses.replace(features, starts=features.input_ids),
         featurize(make_dataset({"text": ["ab", "d"], "label": [0, 1]}), letters_tokenizer, max_length=8),
     ]
-    assert len({features.fingerprint(), *(other.fingerprint() for other in changed)}) == 7
+    assert len({features.fingerprint(), *(other.fingerprint() for other in changed)}) == 12
 
 
 def test_no_examples_make_no_features(letters_tokenizer) -> None:
@@ -113,3 +118,49 @@ def test_a_length_without_room_for_text_is_refused(letters_tokenizer) -> None:
 def test_a_data_set_without_text_is_refused(letters_tokenizer) -> None:
     with pytest.raises(DataError, match="needed is a column 'text'"):
         featurize(make_dataset({"label": [1]}), letters_tokenizer, max_length=8)
+
+
+@QUICK
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=8), st.integers(3, 40))
+def test_the_texts_of_an_embeddings_pairs_are_rows_of_their_own(letters_tokenizer, pairs, max_length) -> None:
+    firsts, seconds = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    data = make_dataset({"text": firsts, "text_pair": seconds, "label": [0.5] * len(pairs)})
+    features = featurize(data, letters_tokenizer, max_length=max_length, kind="embedding")
+    texts = [text for pair in pairs for text in pair]
+    assert features.input_ids.tolist() == [
+        token
+        for text in texts
+        for token in letters_tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+    ]
+    assert features.examples.tolist() == [number // 2 for number in range(len(texts))]
+    assert (features.num_examples, features.labels, features.kind) == (len(pairs), None, "embedding")
+    single = featurize(make_dataset({"text": texts}), letters_tokenizer, max_length=max_length, kind="embedding")
+    assert (single.input_ids == features.input_ids).all()
+    assert single.examples.tolist() == list(range(len(texts)))
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "unlabelled"])
+def test_kinds_of_single_texts_are_tokenized_alike(letters_tokenizer, kind) -> None:
+    data = make_dataset({"text": ["ab", "c"], "label": [1, 0]})
+    plain = featurize(data, letters_tokenizer, max_length=8)
+    named = featurize(data, letters_tokenizer, max_length=8, kind=kind)
+    assert named.kind == "classification"
+    assert named.fingerprint() == plain.fingerprint()
+
+
+def test_rows_stand_for_one_example_each_by_default() -> None:
+    features = Features(np.arange(5, dtype=np.int32), np.zeros(5, np.int8), np.array([0, 2, 2, 5]), None, 0)
+    assert features.examples.tolist() == [0, 1, 2]
+    assert (features.num_examples, features.kind) == (3, "classification")
+    assert features.counts([2, 0, 1]) == {"example": 3, "token": 5, "token_pair": 13, "word": 0}
+    assert features.counts([]) == {"example": 0, "token": 0, "token_pair": 0, "word": 0}
+    batch = features.collate([1, 2])
+    assert batch["input_ids"].tolist() == [[0, 0, 0], [2, 3, 4]]
+    assert batch["attention_mask"].tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert features.collate([])["input_ids"].shape == (0, 0)
+
+
+def test_a_data_set_that_gives_arrays_is_read_as_lists(letters_tokenizer) -> None:
+    data = make_dataset({"text": ["ab", "c"], "label": [1, 0]})
+    numpy = featurize(data.with_format("numpy"), letters_tokenizer, max_length=8)
+    assert numpy.fingerprint() == featurize(data, letters_tokenizer, max_length=8).fingerprint()
