@@ -122,7 +122,7 @@ def _model(results: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, An
         "name": model["name"],
         "method": model["method"],
         "score": score,
-        "kept": score / teacher if score is not None and teacher is not None and teacher > 0 else None,
+        "kept": _share(score, teacher),
         "scores": dict(model["scores"]),
         "further": further,
         "loyalty": dict(model.get("loyalty", {})),
@@ -133,23 +133,31 @@ def _model(results: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, An
 
 def _over_seeds(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return every model with its medians and ranges over the seeds; all runs have the same models."""
-    merged = []
+    merged: list[dict[str, Any]] = []
     for models in zip(*runs, strict=True):
         first = models[0]
-        splits = list(first["further"])
+        score = spread(model["score"] for model in models)
+        teacher = merged[0]["score"] if merged else score
         merged.append(
             {
                 "name": first["name"],
                 "method": first["method"],
                 "seeds": len(models),
-                "score": spread(model["score"] for model in models),
-                "kept": spread(model["kept"] for model in models),
+                "score": score,
+                "kept": _share(score["median"], teacher["median"]) if score and teacher else None,
                 "scores": _spreads([model["scores"] for model in models]),
-                "further": {split: _spreads([model["further"][split] for model in models]) for split in splits},
+                "further": {
+                    split: _spreads([model["further"][split] for model in models]) for split in first["further"]
+                },
                 "loyalty": _spreads([model["loyalty"] for model in models]),
             }
         )
     return merged
+
+
+def _share(score: float | None, teacher: float | None) -> float | None:
+    """Return a score over the teacher's; None where that is not positive and a share would mean nothing."""
+    return score / teacher if score is not None and teacher is not None and teacher > 0 else None
 
 
 def _spreads(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float] | None]:
@@ -185,13 +193,9 @@ def glue_average(tasks: Sequence[Mapping[str, Any]], *, with_wnli: bool = False)
             found.setdefault(name, task)
     if len(found) < 2:
         return None
-    ends = {"teacher": [], "student": []}  # type: dict[str, list[float]]
-    for task in found.values():
-        ends["teacher"].append(task["models"][0]["score"]["median"])
-        if len(task["models"]) > 1:
-            ends["student"].append(task["models"][-1]["score"]["median"])
-    teacher = statistics.fmean(ends["teacher"])
-    student = statistics.fmean(ends["student"]) if len(ends["student"]) == len(found) else None
+    teacher = statistics.fmean(task["models"][0]["score"]["median"] for task in found.values())
+    students = [task["models"][-1]["score"]["median"] for task in found.values() if len(task["models"]) > 1]
+    student = statistics.fmean(students) if len(students) == len(found) else None
     missing = [name for name in wanted if name not in found]
     return {
         "name": _average_name(found, wanted, missing, with_wnli),
@@ -199,7 +203,7 @@ def glue_average(tasks: Sequence[Mapping[str, Any]], *, with_wnli: bool = False)
         "missing": missing,
         "teacher": teacher,
         "student": student,
-        "kept": student / teacher if student is not None and teacher > 0 else None,
+        "kept": _share(student, teacher),
     }
 
 

@@ -45,7 +45,7 @@ def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
         task["score"],
         _spread(teacher["score"]),
         _spread(student["score"] if student else None),
-        text.percent(kept["median"]) if kept else text.DASH,
+        text.DASH if kept is None else text.percent(kept),
         _spread(loyalty),
         seeds,
         text.whole(counts["train"]) if counts.get("train") else text.DASH,
@@ -64,7 +64,7 @@ def _spread(values: Mapping[str, float] | None) -> str:
 def notes(results: Mapping[str, Any]) -> list[str]:
     """Return what a reader has to know beside the table, a sentence each."""
     found = [f"Medians over the seeds {', '.join(map(str, results['seeds']))}, with their range; "
-             "kept: the student's score in the teacher's of the same seed."]  # fmt: skip
+             "kept: the student's median over the teacher's."]  # fmt: skip
     tasks = results["tasks"]
     validation = [task["name"] for task in tasks if task["task"] and task["task"]["split"] == "validation"]
     if validation:
