@@ -58,6 +58,10 @@ def parse_suite(
         got = "an empty file" if top.content is None else str(top)
         message = f"got {got}, allowed is a mapping with at least tasks and teacher."
         raise ConfigFileError([Problem(top.place, "", message)])
+    tasks = top.content.get("tasks")
+    for changes in tasks.content.values() if tasks is not None and isinstance(tasks.content, dict) else ():
+        if changes.content is None:
+            changes.content = {}  # so that `--set tasks.rte.teacher.epochs=5` finds something to go into
     apply_overrides(top, overrides, problems)
     return _Reader(methods, folder or Path(), problems).suite(top, Path(source).stem)
 
@@ -147,7 +151,7 @@ class _Reader:
 
     def _are_changes(self, changes: Value | None) -> bool:
         """Return whether a task's entry is a mapping of changes, or empty; report it if not."""
-        if changes is None or changes.content is None:
+        if changes is None:
             return True
         if not isinstance(changes.content, dict):
             message = f"got {changes}, allowed is a mapping of what to change, such as {{teacher: {{epochs: 5}}}}."

@@ -1,4 +1,4 @@
-"""Suites that take seconds: two tasks of one's own, and MNLI, RTE and AX in the official layout with a few lines each."""
+"""Suites that take seconds: two tasks of one's own, and a few lines of MNLI, RTE and AX in the official layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 from tests.pipeline.toy_run import COUNTS, TRAINING, write_task
 
-ONCE = {**TRAINING, "epochs": 4, "learning_rate": 0.004}
+ONCE = {**TRAINING, "epochs": 1}
 STUDENT = {"method": "extract_then_distill", "num_layers": 2, **ONCE}
 LETTERS = {
     "name": "letters",
@@ -53,7 +53,7 @@ def suite_values(**changes: Any) -> dict[str, Any]:
     return {
         "name": "toys",
         "tasks": {
-            "letters": {"task": "letters.yaml", "teacher": {"epochs": 6}},
+            "letters": {"task": "letters.yaml", "teacher": {"epochs": 0.5, "learning_rate": 0.0001}},
             "lengths": {"task": "lengths.yaml", "compress": {0: {"objective": {"logits": 1}}}},
         },
         "seeds": [0, 1],
