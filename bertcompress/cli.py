@@ -47,7 +47,7 @@ class _Commands(TyperGroup):
 
 
 def _how_to_resume(command: str | None) -> str:
-    if command != "run":
+    if command not in ("run", "suite"):
         return ""
     again = shlex.join(["bertcompress", *sys.argv[1:]])
     return f" Finished steps are kept; to go on from the last checkpoint, run the same again:\n  {again}"
@@ -116,6 +116,58 @@ def plan(config: Config, set_: Sets = None) -> None:
     from bertcompress import runs
 
     _console().print(plan_table(loaded.name, runs.plan(loaded)))
+
+
+@app.command()
+def suite(
+    config: Annotated[Path, typer.Argument(metavar="SUITE.yaml", help="The suite's YAML file.", show_default=False)],
+    set_: Sets = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The suite's folder; default: runs/ and the file's name.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="TASK", help="Run this task only, and what it starts from. May be given again."),
+    ] = None,
+) -> None:
+    """Run several tasks with several seeds each; one table of medians. Resumes where it stopped."""
+    from bertcompress.suite import load_suite
+    from bertcompress.suite.config import only_of
+
+    loaded, wanted = load_suite(config, set_ or ()), only_of(only or ())
+    loaded.order(wanted)  # before the slow imports
+    from bertcompress.suite import run_suite
+    from bertcompress.suite.tables import notes, suite_table
+
+    result = run_suite(loaded, output=output or Path(loaded.output or f"runs/{config.stem}"), only=wanted)
+    _console().print(suite_table(result.results))
+    for note in notes(result.results):
+        typer.echo(note)
+    typer.echo(f"Table: {result.folder / 'suite.md'}")
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_SUITE", help="Its folder.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
+    model: Annotated[str, typer.Option("--model", help="student (the last), teacher, or a step's name.")] = "student",
+    seed: Annotated[int | None, typer.Option("--seed", help="Of a suite; default: each task's best.")] = None,
+) -> None:
+    """Write predictions on GLUE's hidden test sets as its leaderboard takes them."""
+    from bertcompress.suite import write_submission
+
+    made = write_submission(source, output, model=model, seed=seed)
+    for name, about in made.written.items():
+        typer.echo(f"{name}: {about['model']} of {about['run']}")
+    for name, reason in made.missing.items():
+        typer.echo(f"{name}: not written; {reason}")
+    if made.diagnostic is not None:
+        typer.echo(f"AX: Matthews correlation {made.diagnostic:.3f}")
+    if made.missing:
+        typer.echo("The leaderboard takes complete submissions only.")
+    typer.echo(f"Files: {made.folder}")
 
 
 @app.command()

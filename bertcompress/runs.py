@@ -50,13 +50,21 @@ def run(config: RunConfig | str | Path, folder: str | Path | None = None) -> Pat
     Raises:
         BertCompressError: the configuration cannot work, or a step failed; finished steps are kept.
     """
+    return execute(prepare(config, folder))
+
+
+def execute(prepared: Run) -> Path:
+    """Do everything a prepared run says, with cards and report; return the path of the report.
+
+    Raises:
+        BertCompressError: the run cannot work, or a step failed; finished steps are kept.
+    """
     from bertcompress.report import write_cards, write_report
 
     def report(made: Path) -> None:
         write_cards(made)
         write_report([made])
 
-    prepared = prepare(config, folder)
     prepared.execute(report)
     return prepared.folder / "report.html"
 

@@ -16,6 +16,7 @@ from bertcompress.config import load_config
 from bertcompress.data.sources import resolve_model
 from bertcompress.data.tasks import load_task
 from bertcompress.errors import DataError
+from bertcompress.suite import load_suite
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -76,7 +77,10 @@ def test_the_task_file_is_a_mapping_with_the_documented_keys(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.name)
 def test_every_configuration_is_valid(path):
-    assert load_config(path).compress
+    if "tasks" in yaml.safe_load(path.read_text(encoding="utf-8")):
+        assert all(run.compress for run in load_suite(path).tasks.values())
+    else:
+        assert load_config(path).compress
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!https?:)([^)#]+)\)", README))

@@ -119,9 +119,26 @@ def parse_config(
         got = "an empty file" if top.content is None else str(top)
         message = f"got {got}, allowed is a mapping with at least task and teacher."
         raise ConfigFileError([Problem(top.place, "", message)])
-    for override in overrides:
-        _override(top, override, problems)
-    return _Reader(known_methods(methods), folder or Path(), problems).run(top, Path(source).stem)
+    apply_overrides(top, overrides, problems)
+    return read_run(top, Path(source).stem, problems, folder=folder, methods=methods)
+
+
+def read_run(
+    top: Value, name: str, problems: list[Problem], *, folder: Path | None = None, methods: Methods | None = None
+) -> RunConfig:
+    """Turn a mapping of located values into a run; for files that hold more than one, such as a suite's.
+
+    Args:
+        top: the mapping.
+        name: of the run, where the mapping has none.
+        problems: what is wrong already; receives the rest.
+        folder: where relative paths start; the working directory if left out.
+        methods: method name -> compressor dataclass; bertcompress's own if left out.
+
+    Raises:
+        ConfigFileError: with all `problems`, if there are any in the end.
+    """
+    return _Reader(known_methods(methods), folder or Path(), problems).run(top, name)
 
 
 class _Reader:
@@ -237,6 +254,12 @@ def known_methods(methods: Methods | None) -> Methods:
 
     known: Methods = METHODS
     return known
+
+
+def apply_overrides(top: Value, overrides: Sequence[str], problems: list[Problem]) -> None:
+    """Change the tree of values as `--set` options ask, one after the other; what cannot be set becomes a problem."""
+    for override in overrides:
+        _override(top, override, problems)
 
 
 def _override(top: Value, override: str, problems: list[Problem]) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress import __version__
 from bertcompress.compressors.base import Compressor, Context, require_task, settings_of
+from bertcompress.compressors.distill.compressor import Distillation
+from bertcompress.errors import ConfigError
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.evaluation.evaluate import MACS_LENGTH, check_metrics, evaluate
 from bertcompress.model import Model
@@ -19,11 +21,13 @@ from bertcompress.pipeline.environment import describe_environment
 from bertcompress.pipeline.folder import RunFolder, fingerprint, model_fingerprint, to_json
 from bertcompress.pipeline.stopwatch import Stopwatch
 from bertcompress.training.checkpoint import digest
+from bertcompress.training.objectives import build_objective
 from bertcompress.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from bertcompress.compressors.fine_tune import FineTune
     from bertcompress.data.tasks import Task
+    from bertcompress.encoder.spec import EncoderSpec
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +84,18 @@ class Run:
                 finish(self.folder)
         return results
 
+    def check(self) -> str:
+        """Plan everything and return a digest of all that the results depend on; nothing is trained or written.
+
+        Raises:
+            ConfigError: the chain cannot work.
+            DataError: the task has nothing to score on.
+        """
+        metrics, origin = self._check()
+        chain = [(TEACHER, self.fine_tune), *self.pipeline.named_steps]
+        steps = [(name, _lasting_settings(step)) for name, step in chain]
+        return fingerprint(__version__, steps, self.task.fingerprint(), origin, metrics)
+
     def _check(self) -> tuple[tuple[str, ...], str]:
         """Plan everything; return the metrics, and a digest of the model that the teacher is made from."""
         metrics = check_metrics(self.metrics, self.task.kind, has_teacher=True)
@@ -88,8 +104,20 @@ class Run:
             if isinstance(step, TrainingSettings) and step.epochs > 0:
                 require_task(step.method, self.task)
         base = self._base()
-        self.pipeline.plan(self.fine_tune.plan(base.spec, self.task), self.task)
+        teacher = self.fine_tune.plan(base.spec, self.task)
+        self._check_objectives(teacher, self.pipeline.plan(teacher, self.task))
         return metrics, digest(base.spec.to_dict(), base.labels, _tokenizer_facts(base), base.network)
+
+    def _check_objectives(self, teacher: EncoderSpec, planned: Sequence[tuple[str, EncoderSpec]]) -> None:
+        """Refuse what a student cannot learn on this kind of task now, not when its teacher has been trained."""
+        for place, (step, (_, spec)) in enumerate(zip(self.pipeline.steps, planned, strict=True)):
+            if not isinstance(step, Distillation) or step.epochs == 0:
+                continue
+            options = {"mapping": step.mapping, "temperature": step.temperature, "kind": self.task.kind}
+            try:
+                build_objective(step.objective_weights(), student=spec, teacher=teacher, **options)
+            except ConfigError as error:
+                raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
 
     def _base(self) -> Model:
         return Model.from_pretrained(self.teacher, self.task, seed=self.fine_tune.seed)

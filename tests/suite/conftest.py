@@ -1,0 +1,73 @@
+"""Finished toy suites for all tests of this folder, and copies of them to change."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertcompress.suite import run_suite
+from tests.pipeline.toy_run import write_checkpoint
+
+from . import toy_suite
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Compute in one thread, as the processes that these tests start do: sums by two threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def finished_place(one_thread, tmp_path_factory, letters_tokenizer) -> Path:
+    """A folder with the checkpoint `bert`, both tasks, `toys.yaml`, and its finished suite in `runs/toys`."""
+    place = tmp_path_factory.mktemp("toys")
+    write_checkpoint(place / "bert", letters_tokenizer)
+    toy_suite.write_tasks(place)
+    run_suite(toy_suite.write_suite(place / "toys.yaml"), output=place / "runs" / "toys")
+    return place
+
+
+@pytest.fixture
+def place(finished_place, tmp_path, monkeypatch) -> Path:
+    """A copy of it, which is the working directory."""
+    copy = tmp_path / "place"
+    shutil.copytree(finished_place, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+@pytest.fixture
+def fresh_place(place) -> Path:
+    """A copy of it in which nothing has been run."""
+    shutil.rmtree(place / "runs")
+    return place
+
+
+@pytest.fixture(scope="session")
+def finished_glue(one_thread, tmp_path_factory, letters_tokenizer) -> Path:
+    """A data folder with a little of MNLI, RTE and AX, and in `runs/glue` the suite in which RTE starts from MNLI."""
+    place = tmp_path_factory.mktemp("glue")
+    write_checkpoint(place / "bert", letters_tokenizer)
+    toy_suite.write_glue(place)
+    changes = {"tasks": ["rte", "mnli"], "seeds": [0], "start_from": {"rte": "mnli"}, "allow_partial": True}
+    config = toy_suite.write_suite(place / "glue.yaml", name="glue", **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BERTCOMPRESS_DATA", str(place))
+        run_suite(config, output=place / "runs" / "glue")
+    return place
+
+
+@pytest.fixture
+def glue_place(finished_glue, tmp_path, monkeypatch) -> Path:
+    """A copy of it, which is the working directory and the data folder."""
+    copy = tmp_path / "place"
+    shutil.copytree(finished_glue, copy)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("BERTCOMPRESS_DATA", str(copy))
+    return copy
