@@ -238,7 +238,7 @@ def _quarter(at: float, kept_out: bool) -> str:
 def _by_paragraph(questions: Questions, split_of: Callable[[float, str], str]) -> dict[str, Questions]:
     """Split questions by the place of their paragraph in [0, 1) and its text."""
     splits = {context: split_of(position(context), context) for context in questions.contexts}
-    parts = {}
+    parts: dict[str, Questions] = {}
     for split in ("train", "validation", "test"):
         rows = [row for row in questions.rows if splits[row["context"]] == split]
         if rows:

@@ -89,7 +89,8 @@ def flat(rows: Iterable[Iterable[int]], count: int, kind: type[np.generic]) -> n
 def ranges(starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return `starts[0], starts[0] + 1, ...`, `sizes[0]` numbers, then those of the next range, (sum of sizes,)."""
     before = np.cumsum(sizes) - sizes
-    return np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(starts - before, sizes)
+    places: npt.NDArray[np.int64] = np.arange(int(sizes.sum()), dtype=np.int64) + np.repeat(starts - before, sizes)
+    return places
 
 
 def text_stream(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, chunk: int) -> Stream:

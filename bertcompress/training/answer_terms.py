@@ -109,7 +109,8 @@ class LogitsTerm(Term):
         if self.kind == "question_answering":
             mask = batch["attention_mask"].float()  # (B, L)
             error = (student.logits.float() - teacher.logits.float()).square().mean(dim=-1) * mask
-            return (error.sum(-1) / mask.sum(-1)).sum()
+            means: Tensor = error.sum(-1) / mask.sum(-1)
+            return means.sum()
         learned, target = (_answers(output.logits, batch, self.kind) for output in (student, teacher))
         errors: Tensor = (learned - target).square().mean(dim=-1)
         return errors.sum()
@@ -146,6 +147,6 @@ class EmbeddingTerm(Term):
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         """Return the sum over texts."""
         own = student.logits if self.projection is None else self.projection(student.logits)
-        cosines = F.cosine_similarity(own.float(), teacher.logits.float(), dim=-1)
+        cosines: Tensor = F.cosine_similarity(own.float(), teacher.logits.float(), dim=-1)
         distances: Tensor = 1 - cosines
         return distances.sum()

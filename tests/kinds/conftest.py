@@ -30,7 +30,8 @@ def word(source, letters="bcdefgh", longest=4):
 
 def sentence(source):
     """Words, and their tags: words of "a" are A, from the second in a row on I-A."""
-    words = [source.choice(("a", "aa")) if source.random() < 0.3 else word(source) for _ in range(source.randint(2, 14))]
+    count = source.randint(2, 14)
+    words = [source.choice(("a", "aa")) if source.random() < 0.3 else word(source) for _ in range(count)]
     tags, inside = [], False
     for each in words:
         tags.append(0 if "a" not in each else 2 if inside else 1)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def per_example(found, count):
         rows = found.features.offsets[np.searchsorted(found.features.examples, np.arange(count + 1))]
     else:
         rows = found.offsets
-    return [found.logits[start:stop] for start, stop in zip(rows[:-1], rows[1:], strict=True)]
+    return [found.logits[start:stop] for start, stop in pairwise(rows)]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 70, 4096])
@@ -45,7 +46,11 @@ def test_what_is_to_be_predicted_is_never_read(task, model):
 def chain(task, letters_tokenizer):
     """A fine-tuned teacher (an embedding has none to tune), and a student of half its layers."""
     base = make_model(task, letters_tokenizer)
-    teacher = base if task.kind == "embedding" else bc.FineTune(**SHORT | {"epochs": 12, "learning_rate": 3e-3}).compress(base, task)
+    teacher = (
+        base
+        if task.kind == "embedding"
+        else bc.FineTune(**SHORT | {"epochs": 12, "learning_rate": 3e-3}).compress(base, task)
+    )
     return teacher, bc.ExtractThenDistill(num_layers=2, **SHORT).compress(teacher, task)
 
 
@@ -103,9 +108,9 @@ def test_scores_are_those_of_the_judge_and_improve_by_training(task, letters_tok
 def test_micro_batches_do_not_change_what_is_learnt(task, model):
     settings = SHORT | {"objective": {"embedding": 1.0} if task.kind == "embedding" else None, "max_grad_norm": 0.0}
     few = dataclasses.replace(task, train=task.train.select(range(24)), validation=None)
+    teacher = make_model(task, model.tokenizer, seed=8)
     whole, split = (
-        bc.Distill(**settings, max_tokens=tokens).compress(model, few, teacher=make_model(task, model.tokenizer, seed=8))
-        for tokens in (4096, 40)
+        bc.Distill(**settings, max_tokens=tokens).compress(model, few, teacher=teacher) for tokens in (4096, 40)
     )
     for name, tensor in whole.network.state_dict().items():
         if task.kind == "question_answering" and name == "classifier.bias":
@@ -118,7 +123,8 @@ def test_training_refuses_hidden_labels(task, model):
         pytest.skip("has none to hide")
     column = "tags" if task.kind == "tagging" else "label"
     rows = task.train.to_dict()
-    rows[column][3] = [-1] * len(rows[column][3]) if column == "tags" else float("nan") if not task.labels else -1
+    hidden = -1 if task.labels else float("nan")
+    rows[column][3] = [hidden] * len(rows[column][3]) if column == "tags" else hidden
     broken = dataclasses.replace(task, train=make_dataset(rows))
     with pytest.raises(bc.errors.DataError, match="needs labels"):
         bc.FineTune(**SHORT).compress(model, broken)

@@ -16,7 +16,6 @@ from bertcompress.data.features import featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.errors import DataError
 
-
 pytestmark = pytest.mark.network  # for the tokenizer, where it is not in the cache yet
 
 
