@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bertcompress.compressors import METHODS, Distill, ExtractThenDistill, PostTrainingQuantization
 from bertcompress.config import RunConfig, TeacherConfig, schema
 from bertcompress.config.schema import step_schema
-from bertcompress.config.yaml_positions import ConfigFileError, read_text, read_yaml
+from bertcompress.data.yaml_positions import ConfigFileError, read_text, read_yaml
 from bertcompress.errors import ConfigError
 from bertcompress.training.settings import TrainingSettings
 
