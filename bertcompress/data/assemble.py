@@ -21,7 +21,7 @@ from bertcompress.errors import DataError, allowed
 if TYPE_CHECKING:
     import pyarrow
 
-KEYS_AT_ONCE = 1 << 22  # rows whose ids or texts are compared in memory at the same time
+KEYS_AT_ONCE = 1 << 18  # rows whose ids or texts are compared in memory at the same time
 SHARE_HELD_OUT = 0.1
 RARE, FREQUENT = 0.01, 0.9  # shares of a class from which on accuracy says little
 
