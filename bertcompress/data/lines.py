@@ -102,19 +102,21 @@ def not_decodable(path: Path, encoding: str | None) -> DataError:
     line, end = 1, 0  # of the blocks read so far
     with open_bytes(path) as file:
         while True:
-            block = file.read(BLOCK)
-            end += len(block)
             try:
+                block = file.read(BLOCK)
+                end += len(block)
                 line += decoder.decode(block, final=not block).count("\n")
             except UnicodeDecodeError as error:
                 bad = error.object  # ends where the block ends
                 before = bad[: error.start].decode(codec(encoding), "replace")
                 line += before.count("\n")
                 where = f"{path}, line {line}: byte {end - len(bad) + error.start}"
-                rest = bad[error.start :] + file.read(200)
+                rest = bad[error.start :]
                 return DataError(f"{where} is not {wanted} ({error.reason}){_guess(before, rest, encoding)}")
             except UnicodeError as error:
                 return DataError(f"{path}, line {line}: the text is not {wanted} ({error}).")
+            except DAMAGE as error:
+                return DataError(f"{path}, after line {line - 1}: the file is damaged ({error}).")
             if not block:  # cannot be: the same bytes did not decode a moment ago
                 return DataError(f"{path}: the text is not {wanted}; the file changed while it was read.")
 
