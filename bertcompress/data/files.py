@@ -80,19 +80,29 @@ def load_mapping(values: Mapping[str, Any], folder: Path, places: Mapping[str, s
 def _paths(mapped: Mapped, folder: Path) -> dict[str, Path]:
     """Return the file, or the folder of a single data set, of each split: train, validation, test, others."""
     if "data" in mapped.files:
-        whole = folder / Path(mapped.files["data"]).expanduser()
+        whole = _located(mapped, "data", folder)
         if not whole.is_dir():
             raise DataError(f"{whole}: there is no such folder; data names one that `datasets` saved.")
         found = saved.split_folders(whole)
         found = {"train": whole} if "" in found else found
         return {split: found[split] for split in (*SPLITS, *found) if split in found}
     paths = {}
-    for split, written in mapped.files.items():
-        path = folder / Path(written).expanduser()
+    for split in mapped.files:
+        path = _located(mapped, split, folder)
         paths[split] = saved.split_folder(path, split) if path.is_dir() else path
         if not path.exists():
             raise DataError(f"{path}: there is no such file.")
     return paths
+
+
+def _located(mapped: Mapped, key: str, folder: Path) -> Path:
+    try:
+        path = folder / Path(mapped.files[key]).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name that no file system can hold, or the home of nobody
+        got = f"{mapped.files[key]!r:.80}"
+        raise ConfigError(f"{mapped.place(key)}: got {got}, allowed is the path of a file ({error}).") from None
+    return path
 
 
 def _format(path: Path) -> str:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, TextIO, cast
 
 from bertcompress.errors import DataError
 
@@ -30,7 +30,7 @@ def open_bytes(path: Path) -> IO[bytes]:
         DataError: if it cannot be opened.
     """
     try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}.") from error
 

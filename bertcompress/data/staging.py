@@ -157,7 +157,7 @@ class _Stager:
         ]
         for column, value in zip(("words",) if tagging else ("text", "text_pair"), texts, strict=False):
             self.values[column].append(value)
-        flat = [" ".join(value) if tagging else value for value in texts]
+        flat = [" ".join(value) if isinstance(value, list) else value for value in texts]
         self.characters += sum(map(len, flat))
         if not flat[0].strip():
             self.staged.first_blank = self.staged.first_blank or number

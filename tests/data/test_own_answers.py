@@ -226,6 +226,12 @@ def test_labels_that_name_no_class_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, r"line 1, column 'team': got inf", '{"body": "b", "team": 1e999}', **regression)
 
 
+@pytest.mark.parametrize("name", ["~nobody-at-all/t.csv", "x" * 5000, "gone.csv", "a\udcffb.csv"])
+def test_paths_that_cannot_be_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=r"task.train: got '|: there is no such file"):
+        load(tmp_path, train=name)
+
+
 def test_yaml_is_read_as_in_a_configuration(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", "body,team", "b,yes", "c,no", "d,5e-5")
     lines = ["kind: classification", "train: train.csv", "validation: train.csv", "text: body", "label: team"]

@@ -194,16 +194,19 @@ VALUES = st.recursive(
 )
 
 
+LISTS = st.lists(st.sampled_from(["B-X", "I-X", "O", "E-X", "", "\ud800"]) | st.integers(-1, 2) | st.none(), max_size=3)
+
+
 @FUZZ
 @given(
     kind=st.sampled_from(["classification", "regression", "tagging"]),
-    rows=st.lists(st.dictionaries(st.sampled_from(["body", "team", "id"]), VALUES), min_size=1, max_size=4),
+    rows=st.lists(st.dictionaries(st.sampled_from(["body", "team", "id"]), VALUES | LISTS), min_size=1, max_size=4),
 )
 def test_values_of_any_type_give_the_right_count_or_a_sentence(
     tmp_path: Path, kind: str, rows: list[dict[str, Any]]
 ) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    task = load(path, kind=kind, labels=None if kind == "regression" else LABELS)
+    task = load(path, kind=kind, labels=LABELS if kind == "classification" else None)
     if task is not None:
         assert len(task.validation) == len(rows)
