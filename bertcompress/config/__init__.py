@@ -5,7 +5,7 @@ from __future__ import annotations
 from bertcompress.config.checks import EVALUATIONS
 from bertcompress.config.run_config import RunConfig, TeacherConfig, load_config, parse_config
 from bertcompress.config.schema import schema
-from bertcompress.config.yaml_positions import ConfigFileError, Problem
+from bertcompress.data.yaml_positions import ConfigFileError, Problem
 
 __all__ = [
     "EVALUATIONS",

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertcompress.config.values import attempt, choice, locate, refusal, unknown_keys
-from bertcompress.config.yaml_positions import ConfigFileError, Problem, Value, join, read_text, read_yaml
-from bertcompress.data.kinds import SCORED_KINDS
+from bertcompress.data.kinds import METRICS, SCORED_KINDS
+from bertcompress.data.yaml_positions import ConfigFileError, Problem, Value, join, read_text, read_yaml
 from bertcompress.errors import BertCompressError, ConfigError, allowed
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _check_task_path(value: Value, path: Path, problems: list[Problem]) -> Check
 
 def _check_mapping(value: Value, folder: Path, problems: list[Problem]) -> CheckedTask | None:
     """Check a task of one's own and make its files' paths absolute."""
-    from bertcompress.data.mapping import KEYS, check_mapping
+    from bertcompress.data.mapping import FILE_KEYS, KEYS, check_mapping
 
     content, before = value.content, len(problems)
     assert isinstance(content, dict)
@@ -235,9 +235,9 @@ def _check_mapping(value: Value, folder: Path, problems: list[Problem]) -> Check
         message = f"got no 'kind', which is needed; allowed are {allowed(task_kinds())}."
         problems.append(Problem(value.place, join(value.path, "kind"), message))
     attempt(lambda values: check_mapping(values, {}), value, result, {"kind"}, problems)
-    for split in SPLITS:
-        if isinstance(result.get(split), str):
-            result[split] = _check_file(content[split], folder, problems)
+    for key in FILE_KEYS:
+        if isinstance(result.get(key), str):
+            result[key] = _check_file(content[key], folder, problems)
     return CheckedTask(result, str(result["kind"])) if len(problems) == before else None
 
 
@@ -265,15 +265,15 @@ def check_exports(value: Value | None, problems: list[Problem]) -> tuple[str, ..
 
 def task_kinds() -> tuple[str, ...]:
     """Return the kinds of tasks that files of one's own can be read for."""
-    from bertcompress.data.mapping import METRICS
-
     return tuple(METRICS)
 
 
 def _check_file(value: Value, folder: Path, problems: list[Problem]) -> str:
+    from bertcompress.data.saved import is_saved
+
     path = folder / Path(str(value.content)).expanduser()
     try:
-        found = path.is_file()
+        found = path.is_file() or is_saved(path)
     except (OSError, ValueError):  # a name that no file system can hold
         found = False
     if not found:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertcompress.config import checks
 from bertcompress.config.values import MISSING, build, choice, read, unknown_keys
-from bertcompress.config.yaml_positions import (
+from bertcompress.data.yaml_positions import (
     ConfigFileError,
     Place,
     Problem,

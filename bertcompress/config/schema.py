@@ -123,6 +123,8 @@ def _task_schema() -> dict[str, Any]:
         "metric": {"type": "string"},
     }
     special |= {split: {"type": "string", "description": "a file, relative to this one"} for split in checks.SPLITS}
+    special |= {"data": {"type": "string", "description": "a folder that `datasets` saved, with all splits"}}
+    special |= {"id": {"type": ["string", "integer", "boolean"]}, "encoding": {"type": "string"}}
     special |= {"text": columns, "label": columns, "columns": {"type": "array"}, "labels": {"type": "array"}}
     return {
         "title": "task",

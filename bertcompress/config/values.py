@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bertcompress.config.yaml_positions import Problem, Value, join
+from bertcompress.data.yaml_positions import Problem, Value, join
 from bertcompress.errors import ConfigError, allowed
 
 MISSING = object()  # stands for a value that could not be read and was reported

@@ -1,7 +1,7 @@
 """Tasks from files of one's own, described by a small mapping (in YAML, or a Python dict).
 
     name: tickets
-    kind: classification        # regression | embedding | unlabelled
+    kind: classification        # regression | tagging | question_answering | embedding | unlabelled
     train: data/train.csv       # csv, tsv, jsonl, parquet, txt; .gz of each; relative to the mapping's file
     validation: data/dev.csv    # left out: 10% of train, by a hash of the text
     test: data/test.csv         # may be left out; a test file without the label column has hidden labels
@@ -9,35 +9,40 @@
     label: team                 # column name or number (from 0; -1 is the last)
     labels: [billing, tech]     # order of the classes; left out: those of train, sorted
     columns: [id, team, body]   # names of the columns, for csv and tsv files without a header line
+    id: ticket                  # column of the examples' ids, all different; left out: `id`, if there is one
+    encoding: cp1252            # of text files; left out: UTF-8
     metric: accuracy            # or another metric of the kind
 
-Where every column is given by number and there are no `columns`, csv and tsv files have no header line. An `embedding`
-task is plain text, or pairs with a `label` that says how similar they are.
+Where every column is given by number and there are no `columns`, csv and tsv files have no header line. A folder that
+`datasets` saved may stand for a file, and `data: folder` for all splits. An `embedding` task is plain text, or pairs
+with a `label` that says how similar they are. `tagging` reads conll, conllu, iob, bio, txt and tsv files, one word
+in a line (`text`: its column, 0 if left out; `label`: the tag's, -1), or lists of words and tags in jsonl, parquet and
+folders; `question_answering` reads json files in the form of SQuAD.
+
+Files are read row by row. A split of more than 64 MiB is written to the user's cache and mapped into memory, under a
+name made of the bytes of the files, so that the next run finds it there.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bertcompress.data.base import HIDDEN, Task, make_dataset
-from bertcompress.data.columns import Columns, Header, format_of, read_columns
-from bertcompress.data.mapping import Mapped, check_mapping, read_mapping
-from bertcompress.data.splits import hold_out, position
+from bertcompress.data import assemble, kept, saved
+from bertcompress.data.base import Task
+from bertcompress.data.columns import Header, Wanted, class_names, ending_of, format_of, read_rows
+from bertcompress.data.kinds import METRICS
+from bertcompress.data.mapping import SPLITS, Mapped, check_mapping, needs_two_classes, read_mapping
+from bertcompress.data.staging import Layout, Staged, label_text, stage
+from bertcompress.data.tables import Scratch, Sink
 from bertcompress.errors import ConfigError, DataError, allowed
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
+CONLL = ("conll", "conllu", "iob", "bio", "txt", "tsv")
+LISTS = ("jsonl", "parquet", "folder")  # that can hold lists of words and tags
 
 
 def load_mapping_file(path: Path) -> Task:
@@ -64,146 +69,263 @@ def load_mapping(values: Mapping[str, Any], folder: Path, places: Mapping[str, s
         DataError: for a mistake in the data.
     """
     mapped = check_mapping(values, places or {})
-    read = {split: _read(mapped, split, folder) for split in SPLITS if split in mapped.files}
-    labels = _classes(mapped, read) if mapped.kind == "classification" else ()
-    splits = {split: _dataset(mapped, split, columns, labels) for split, columns in read.items()}
-    notes = [_blank(split, columns) for split, columns in read.items()]
-    if "train" in splits and "validation" not in splits:
-        splits, note = _hold_out(splits)
-        notes.append(note)
-    for note in filter(None, notes):
-        log.warning("task %s: %s", mapped.name, note)
-    source = ", ".join(str(columns.path) for columns in read.values())
-    return Task(
-        mapped.name, mapped.kind, labels, mapped.metric, **splits, source=source, notes=tuple(filter(None, notes))
-    )
+    paths = _paths(mapped, folder)
+    if mapped.kind == "question_answering":
+        return _load_squad(mapped, paths)
+    if mapped.kind == "tagging" and not all(_format(path) in LISTS for path in paths.values()):
+        return _load_conll(mapped, paths)
+    return _Loader(mapped, paths).load()
 
 
-def _read(mapped: Mapped, split: str, folder: Path) -> Columns:
-    path = folder / Path(mapped.files[split]).expanduser()
-    chosen: list[str | int] = [*mapped.text]
-    if mapped.label is not None:
-        chosen.append(mapped.label)
-    by_number = bool(chosen) and all(isinstance(column, int) for column in chosen)
-    header = Header(mapped.columns, first_line=mapped.columns is None and not by_number)
-    if not mapped.text:
-        if format_of(path) != "txt":
-            raise ConfigError(f"{mapped.place('text')}: it is missing; name the column of {path} that holds the text.")
-        chosen.insert(0, "text")
-    columns = read_columns(path, chosen, header, optional=mapped.label if split == "test" else None)
-    if not columns.numbers:
-        raise DataError(f"{path}: it holds no example.")
-    if by_number and mapped.columns is None and mapped.label is not None and mapped.kind == "classification":
-        _refuse_header(columns)
-    return _checked_texts(mapped, columns)
+def _paths(mapped: Mapped, folder: Path) -> dict[str, Path]:
+    """Return the file, or the folder of a single data set, of each split: train, validation, test, others."""
+    if "data" in mapped.files:
+        whole = _located(mapped, "data", folder)
+        if not whole.is_dir():
+            raise DataError(f"{whole}: there is no such folder; data names one that `datasets` saved.")
+        found = saved.split_folders(whole)
+        found = {"train": whole} if "" in found else found
+        return {split: found[split] for split in (*SPLITS, *found) if split in found}
+    paths = {}
+    for split in mapped.files:
+        path = _located(mapped, split, folder)
+        paths[split] = saved.split_folder(path, split) if path.is_dir() else path
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file.")
+    return paths
 
 
-def _refuse_header(columns: Columns) -> None:
-    """Refuse a file read without a header line whose first label, unlike all others, occurs only once."""
-    labels = columns.values[-1]
-    once = [label for label, count in Counter(labels).items() if count == 1]
-    if len(labels) >= 20 and once == [labels[0]]:
-        raise DataError(
-            f"{columns.where(0)}: the label is {labels[0]!r}, which no other line has, so this seems to be a header; "
-            "give the columns by name, or remove the line."
-        )
-
-
-def _checked_texts(mapped: Mapped, columns: Columns) -> Columns:
-    for name, values in zip(mapped.text or ("text",), columns.values, strict=False):
-        for row, value in enumerate(values):
-            if not isinstance(value, str):
-                raise DataError(f"{columns.where(row)}, column {name!r}: got {value!r}, allowed is text.")
-    return columns
-
-
-def _blank(split: str, columns: Columns) -> str:
-    empty = [row for row, text in enumerate(columns.values[0]) if not text.strip()]
-    first = f", the first in {columns.where(empty[0])}" if empty else ""
-    return f"{split}: {len(empty)} examples have an empty text{first}" if empty else ""
-
-
-def _label_text(value: object) -> str:
-    """Return a label as the text that names its class: 3, 3.0 and "3" are one class."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else json.dumps(value, default=str)
-
-
-def _labels_of(mapped: Mapped, columns: Columns) -> list[Any]:
-    """Return the label column; empty if there is none, or if it is a test file whose labels are all blank."""
-    if mapped.label is None:
-        return []
-    values = columns.values[len(mapped.text) or 1]
-    return values if any(_label_text(value) for value in values) else []
-
-
-def _classes(mapped: Mapped, read: Mapping[str, Columns]) -> tuple[str, ...]:
-    if mapped.labels is not None:
-        return mapped.labels
-    first = next(columns for columns in read.values())
-    found = {_label_text(value) for value in _labels_of(mapped, first)} - {""}
-    if len(found) > 1000 and len(found) > len(first.numbers) // 2:
-        raise DataError(
-            f"{first.path}, column {mapped.label!r}: {len(found)} different labels in {len(first.numbers)} examples; "
-            "for numbers to predict use kind: regression."
-        )
-    return tuple(sorted(found, key=_label_order))
-
-
-def _label_order(label: str) -> tuple[int, int, str]:
+def _located(mapped: Mapped, key: str, folder: Path) -> Path:
     try:
-        return 0, int(label), label
-    except ValueError:
-        return 1, 0, label
+        path = folder / Path(mapped.files[key]).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name that no file system can hold, or the home of nobody
+        got = f"{mapped.files[key]!r:.80}"
+        raise ConfigError(f"{mapped.place(key)}: got {got}, allowed is the path of a file ({error}).") from None
+    return path
 
 
-@dataclass(frozen=True)
-class _LabelReader:
-    """Turns a label as written into the number that the task stores."""
-
-    labels: tuple[str, ...]
-    numbers: Mapping[str, int]
-
-    def __call__(self, value: object, where: str) -> int | float:
-        if self.labels:
-            text = _label_text(value)
-            if text not in self.numbers:
-                raise DataError(f"{where}: got {text!r}, allowed are {allowed(self.labels)}.")
-            return self.numbers[text]
-        try:
-            number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise DataError(f"{where}: got {value!r}, allowed is a finite number.")
-        return number
+def _format(path: Path) -> str:
+    return "folder" if path.is_dir() else ending_of(path)
 
 
-def _dataset(mapped: Mapped, split: str, columns: Columns, labels: tuple[str, ...]) -> Dataset:
-    width = len(mapped.text) or 1
-    values: dict[str, Sequence[Any]] = dict(zip(("text", "text_pair"), columns.values[:width], strict=False))
-    if mapped.label is not None:
-        written = _labels_of(mapped, columns)
-        if written or split != "test":
-            reader = _LabelReader(labels, {label: number for number, label in enumerate(labels)})
-            rows = enumerate(columns.values[width])
-            values["label"] = [reader(value, f"{columns.where(row)}, column {mapped.label!r}") for row, value in rows]
-        else:
-            hidden = HIDDEN if labels else math.nan
-            values["label"] = [hidden] * len(columns.numbers)
-    return make_dataset(values)
+def _load_conll(mapped: Mapped, paths: Mapping[str, Path]) -> Task:
+    """Return a tagging task from files with one word in a line."""
+    from bertcompress.data.conll import load_conll_files
+
+    for path in paths.values():
+        if _format(path) not in CONLL:
+            both = "all splits of a task in one of these, or all in " + allowed(LISTS[:2]) + " or folders"
+            raise DataError(
+                f"{path}: its format is {_format(path)!r}, allowed for tagging are {allowed(CONLL)}; {both}."
+            )
+    _refuse_keys(
+        mapped, ("columns", "encoding", "id"), "files with one word in a line, which are UTF-8 without a header"
+    )
+    word = mapped.text[0] if mapped.text else None
+    return load_conll_files(mapped.name, paths, word=word, tag=mapped.label, labels=mapped.labels, metric=mapped.metric)
 
 
-def _hold_out(splits: dict[str, Dataset]) -> tuple[dict[str, Dataset], str]:
-    train = splits["train"]
-    texts = zip(*(train[column][:] for column in ("text", "text_pair") if column in train.column_names), strict=True)
-    kept, held = hold_out([position(*row) for row in texts])
-    if not kept:
-        raise DataError(
-            "validation: it was left out, and train has too few different texts to hold any out; give a file."
+def _load_squad(mapped: Mapped, paths: Mapping[str, Path]) -> Task:
+    """Return a task of question answering from SQuAD's json files."""
+    from bertcompress.data.squad import load_squad_files
+
+    for path in paths.values():
+        if _format(path) != "json":
+            raise DataError(
+                f"{path}: its format is {_format(path)!r}, allowed for question_answering is 'json' in the form of "
+                "SQuAD, also with .gz."
+            )
+    return load_squad_files(mapped.name, paths, metric=mapped.metric)
+
+
+def _refuse_keys(mapped: Mapped, keys: tuple[str, ...], what: str) -> None:
+    for key in keys:
+        if getattr(mapped, key) not in (None, False):
+            raise ConfigError(f"{mapped.place(key)}: got {getattr(mapped, key)!r}, allowed is nothing for {what}.")
+
+
+class _Loader:
+    """Reads the splits of a task, checks them against each other, and gives labels their numbers."""
+
+    def __init__(self, mapped: Mapped, paths: Mapping[str, Path]) -> None:
+        self.mapped, self.paths, self.kind = mapped, paths, mapped.kind
+        self.notes: list[str] = []
+        self.text = mapped.text or self._default_text()
+        if self.kind == "tagging" and mapped.label is None:
+            raise ConfigError(f"{mapped.place('label')}: it is missing; name the column that holds the lists of tags.")
+        self.columns = (*self.text, *((mapped.label,) if mapped.label is not None else ()))
+        ids = () if mapped.id is None or isinstance(mapped.id, bool) else (mapped.id,)
+        self.by_number = mapped.columns is None and all(isinstance(each, int) for each in (*self.columns, *ids))
+        self.header = Header(mapped.columns, first_line=mapped.columns is None and not self.by_number)
+
+    def _default_text(self) -> tuple[str | int, ...]:
+        """Return the column of the text where none was named, which is possible in txt files alone."""
+        for path in self.paths.values():
+            if self.kind == "tagging" or format_of(path) != "txt":
+                what = "the lists of words" if self.kind == "tagging" else "the text"
+                raise ConfigError(
+                    f"{self.mapped.place('text')}: it is missing; name the column of {path} that holds {what}."
+                )
+        return ("text",)
+
+    def load(self) -> Task:
+        """Return the task, from the cache if it is there."""
+        mapped = self.mapped
+        asked: dict[str, Any] = {"kind": self.kind, "files": mapped.files, "text": mapped.text, "label": mapped.label}
+        asked |= {"labels": mapped.labels, "columns": mapped.columns, "id": mapped.id, "encoding": mapped.encoding}
+        before = kept.state_of(self.paths)
+        key = kept.key_of(self.paths, asked)
+        if (found := kept.find(key)) is not None:
+            return self._task(*found)
+        with Scratch(kept.kept_folder()) as scratch:
+            facts, sinks = self._read(scratch)
+            if kept.state_of(self.paths) != before:
+                raise DataError(
+                    f"{next(iter(self.paths.values()))}: the files changed while they were read; try again."
+                )
+            if any(sink.path is not None for sink in sinks.values()):
+                return self._task(facts, kept.keep(key, sinks, facts, scratch))
+            return self._task(facts, {split: sink.dataset() for split, sink in sinks.items()})
+
+    def _task(self, facts: kept.Facts, splits: Mapping[str, Any]) -> Task:
+        metric = self._metric(facts)
+        for note in facts.notes:
+            log.warning("task %s: %s", self.mapped.name, note)
+        usual = {split: splits[split] for split in SPLITS if split in splits}
+        extra = {split: data for split, data in splits.items() if split not in SPLITS}
+        source = ", ".join(str(path) for path in self.paths.values())
+        return Task(
+            self.mapped.name,
+            self.kind,
+            facts.labels,
+            metric,
+            **usual,
+            extra=extra,
+            source=source,
+            notes=facts.notes,
+            scheme=facts.scheme,
         )
-    note = f"validation: {len(held)} examples held out of train by a hash of their text"
-    return {**splits, "train": train.select(kept), "validation": train.select(held)}, note
+
+    def _metric(self, facts: kept.Facts) -> str:
+        """Return the metric that was asked for, or the usual one; refuse one that the labels do not allow."""
+        metric = self.mapped.metric
+        if metric is None:
+            metric = METRICS[self.kind][0]
+            if self.kind == "tagging" and not facts.scheme:
+                metric = "token_accuracy"
+            return "" if self.kind == "embedding" and self.mapped.label is None else metric
+        where = self.mapped.place("metric")
+        wrong = needs_two_classes(metric, facts.labels) if self.kind == "classification" else ""
+        if self.kind == "tagging" and metric.startswith("entity") and not facts.scheme:
+            wrong = "token_accuracy here, as the tags mark no spans"
+        if wrong:
+            raise ConfigError(f"{where}: got {metric!r}, allowed is {wrong}.")
+        return metric
+
+    def _read(self, scratch: Scratch) -> tuple[kept.Facts, dict[str, Sink]]:
+        """Return what was read: facts and the finished splits."""
+        staged = {split: self._stage(split, path, scratch) for split, path in self.paths.items()}
+        labels, numbers, scheme = self._labels(staged)
+        notes = [assemble.blank_note(split, each) for split, each in staged.items()]
+        if "train" in staged and self.kind == "classification":
+            metric = self.mapped.metric or METRICS[self.kind][0]
+            notes.append(assemble.imbalance_note(staged["train"], labels, numbers["train"], metric))
+        if "train" in staged:
+            others = ((split, each) for split, each in staged.items() if split != "train")
+            notes += [assemble.overlap_note(split, staged["train"], each) for split, each in others]
+        sinks: dict[str, Sink] = {}
+        for split, each in staged.items():
+            if split == "train" and "validation" not in staged:
+                held, note = assemble.finish_held_out(self.kind, each, numbers[split], scratch)
+                sinks |= held
+                notes.append(note)
+            else:
+                sinks[split] = assemble.finish(split, self.kind, each, numbers[split], scratch)
+        return kept.Facts(labels, (*filter(None, [*self.notes, *notes]),), scheme), sinks
+
+    def _stage(self, split: str, path: Path, scratch: Scratch) -> Staged:
+        """Read one file and check it by itself."""
+        mapped = self.mapped
+        ids = mapped.id
+        if ids is None:
+            ids = "id" if "id" not in self.columns else False
+        layout = Layout(self.kind, self.text, mapped.label, None if isinstance(ids, bool) else ids)
+        hideable = split not in ("train", "validation")
+        optional = {mapped.label} if hideable and mapped.label is not None else set()
+        if mapped.id is None and layout.id is not None:
+            optional.add(layout.id)
+        wanted = Wanted(layout.columns(), frozenset(optional), self.header, mapped.encoding)
+        staged = stage(path, layout, wanted, split, scratch)
+        if self.by_number and self.kind == "classification" and format_of(path) in ("csv", "tsv"):
+            assemble.refuse_header(staged)
+        assemble.refuse_missing(staged, hideable=hideable)
+        for pair in assemble.repeated_ids(staged):
+            self._refuse_id(staged, wanted, pair)
+        return staged
+
+    def _refuse_id(self, staged: Staged, wanted: Wanted, lines: tuple[int, int]) -> None:
+        """Refuse two lines with the same id; their hashes may agree by chance, so they are read again."""
+        found = [label_text(cells[-1]) for number, cells in read_rows(staged.path, wanted) if number in lines]
+        if len(found) == 2 and found[0] == found[1]:
+            column = wanted.columns[-1]
+            raise DataError(
+                f"{staged.where(lines[1], column)}: got {found[0]!r:.80}, which is in line {lines[0]} already, allowed "
+                "are different ids; take one of the two out, or say `id: false` if the column is not an id."
+            )
+
+    def _labels(self, staged: Mapping[str, Staged]) -> tuple[tuple[str, ...], dict[str, dict[str, int]], str]:
+        """Return the names of the classes, each split's numbers of them, and the scheme of tags."""
+        if self.kind not in ("classification", "tagging"):
+            return (), {split: {} for split in staged}, ""
+        first = next(iter(staged.values()))
+        given = self.mapped.labels
+        labels = given or class_names(first.path, self.mapped.label)
+        fixed = bool(labels)
+        labels = labels or assemble.classes_of(first)
+        if self.kind == "tagging" and not fixed:
+            labels = self._with_rare_tags(staged, labels)
+        numbers = {
+            split: assemble.numbers_of(each, labels, by_number=given is not None) for split, each in staged.items()
+        }
+        if self.kind == "tagging":
+            return _spans(first, labels, numbers, fixed=fixed)
+        return labels, numbers, ""
+
+    def _with_rare_tags(self, staged: Mapping[str, Staged], labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the tags with those that only later splits have: rare ones often are in no sentence of train."""
+        for split, each in staged.items():
+            if more := sorted(each.counts.keys() - set(labels)):
+                self.notes.append(
+                    f"{split}: it has tags that no model can learn, as train lacks them: {allowed(more[:9])}"
+                )
+                labels = (*labels, *more)
+        return labels
+
+
+def _spans(
+    first: Staged, labels: tuple[str, ...], numbers: dict[str, dict[str, int]], *, fixed: bool
+) -> tuple[tuple[str, ...], dict[str, dict[str, int]], str]:
+    """Return tags, their numbers and their scheme, with the letters of IOBES where spans are marked."""
+    from bertcompress.data.schemes import find_scheme, scheme_has, tag_order, tags_of, usual_tag
+
+    own = next(iter(numbers.values()))
+    scheme = find_scheme([[labels[own[tag]] for tag in tags] for tags in assemble.sample_of_tags(first)])
+    if not scheme:
+        return labels, numbers, ""
+    if scheme == "IOB1":
+        raise DataError(
+            f"{first.path}, column {first.label!r}: the tags are in IOB1, where B stands only between spans of one "
+            "type; allowed in lists of tags are IOB2 and IOBES (conll files may be in IOB1)."
+        )
+    usual = [usual_tag(tag) or tag for tag in labels]
+    for tag, written in zip(labels, usual, strict=True):
+        if not scheme_has(written, scheme):
+            where = first.where(first.first[tag], first.label) if tag in first.first else str(first.path)
+            raise DataError(f"{where}: the tag is {tag!r}; {tags_of(scheme)}.")
+    ordered = tuple(dict.fromkeys(usual if fixed else sorted(usual, key=tag_order)))
+    places = {name: number for number, name in enumerate(ordered)}
+    renumbered = {
+        split: {written: places[usual[number]] for written, number in each.items()} for split, each in numbers.items()
+    }
+    return ordered, renumbered, scheme

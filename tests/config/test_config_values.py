@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from bertcompress.config.values import MISSING, build, describe, read
-from bertcompress.config.yaml_positions import Problem, read_yaml
+from bertcompress.data.yaml_positions import Problem, read_yaml
 from bertcompress.errors import ConfigError
 
 

@@ -216,10 +216,11 @@ def test_the_built_in_model_s_sizes_are_those_of_minilm() -> None:
 
 
 def test_the_names_that_are_written_twice_agree() -> None:
-    from bertcompress.evaluation.evaluate import KINDS, METRICS
+    from bertcompress.evaluation.evaluate import METRICS
+    from bertcompress.evaluation.judges import JUDGES
 
     assert EVALUATIONS == METRICS
-    assert SCORED_KINDS == KINDS
+    assert set(SCORED_KINDS) == set(JUDGES)
 
 
 def own_task(folder: Path, **changes: str) -> str:
@@ -272,9 +273,10 @@ def test_all_problems_of_a_task_are_found(tmp_path: Path) -> None:
     ]
 
 
-def test_a_regression_leaves_loyalty_out_by_itself() -> None:
-    config = parse_config("task: movie-reviews-rating\nteacher: {model: minilm-l6}\n")
-    assert config.evaluate == ("accuracy", "efficiency")
+@pytest.mark.parametrize("task", ["movie-reviews-rating", "squad", "conll2000", "stsb-embedding"])
+def test_everything_is_measured_of_every_kind_of_task(task: str) -> None:
+    config = parse_config(f"task: {task}\nteacher: {{model: minilm-l6}}\n")
+    assert config.evaluate == EVALUATIONS
 
 
 @pytest.mark.parametrize("folder", ["SST-2", "some-folder"])

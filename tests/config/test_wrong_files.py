@@ -30,7 +30,6 @@ EXPECTED: dict[str, tuple[int, str, str, str]] = {
     "infinite_rate": (2, "teacher.learning_rate", "got inf", "allowed is a number; it has to be finite"),
     "learning_rate_text": (4, "teacher.learning_rate", "got '5e-5' (text)", "allowed is a number"),
     "list_at_top": (1, "", "got [{'task': 'movie-reviews'}", "allowed is a mapping with at least task and teacher"),
-    "loyalty_of_regression": (3, "evaluate.1", "got 'loyalty'", "allowed are 'accuracy', 'efficiency'"),
     "mapping_item_of_wrong_type": (7, "compress.0.mapping.1.1", "got 'four' (text)", "allowed is a whole number"),
     "mapping_of_a_layer_that_does_not_exist": (
         7,

@@ -126,8 +126,8 @@ def test_missing_tokenizer_is_named(checkpoint):
         Model.from_pretrained(folder)
 
 
-def test_prediction_needs_a_head_for_whole_texts(letters_tokenizer):
-    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 8), Head())
+def test_words_that_are_masked_are_no_task(letters_tokenizer):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 8), Head("masked_lm"))
     with pytest.raises(ConfigError, match=r"Model\.from_pretrained"):
         Model.from_spec(spec, letters_tokenizer).predict(Dataset.from_dict({"text": TEXTS}))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertcompress.config.yaml_positions import ConfigFileError, Problem, Value, read_text, read_yaml, scalar, write_yaml
+from bertcompress.data.yaml_positions import ConfigFileError, Problem, Value, read_text, read_yaml, scalar, write_yaml
 
 KEYS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=8)
 LEAVES = (
