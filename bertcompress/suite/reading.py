@@ -9,7 +9,7 @@ from typing import Any
 
 from bertcompress.config.run_config import Methods, RunConfig, apply_overrides, read_run
 from bertcompress.config.values import MISSING, choice, fields_of, read, unknown_keys
-from bertcompress.config.yaml_positions import ConfigFileError, Place, Problem, Value, join, read_text, read_yaml
+from bertcompress.data.yaml_positions import ConfigFileError, Place, Problem, Value, join, read_text, read_yaml
 from bertcompress.suite.config import SuiteConfig, chain_of
 
 RECIPE = ("teacher", "compress", "evaluate")  # keys of a run's file; every task may change them

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bertcompress.config.yaml_positions import read_text, read_yaml
 from bertcompress.data.base import has_labels
 from bertcompress.data.glue import GLUE
 from bertcompress.data.tasks import load_task
+from bertcompress.data.yaml_positions import read_text, read_yaml
 from bertcompress.errors import ConfigError, DataError, RunError, allowed
 from bertcompress.evaluation.metrics import metric_function
 from bertcompress.model import Model

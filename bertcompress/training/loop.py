@@ -18,6 +18,7 @@ from torch import nn
 
 from bertcompress.data.base import HIDDEN
 from bertcompress.errors import ConfigError, DataError
+from bertcompress.training.memory import MemoryTrimmer
 from bertcompress.training.objectives import Objective
 from bertcompress.training.progress import TrainingProgress
 from bertcompress.training.randomness import preserved
@@ -106,7 +107,7 @@ def _run(session: Session, checkpoint: Path | None) -> None:
     main, plan = session.accelerator.is_main_process, session.plan
     began = time.monotonic()
     saver = None if checkpoint is None or not plan.total else session.resume(checkpoint)
-    state, before = session.state, session.state.seconds
+    state, before, memory = session.state, session.state.seconds, MemoryTrimmer()
     with (
         Trackers(session.settings, session.name, checkpoint, main) as trackers,
         TrainingProgress(session.name, plan.total, state.step, visible=main) as progress,
@@ -118,6 +119,7 @@ def _run(session: Session, checkpoint: Path | None) -> None:
                 session.evaluate(trackers)
             state.seconds = before + time.monotonic() - began
             progress.update(state.step, loss, examples)
+            memory.tick()
             if saver is not None and main and saver.due():
                 session.save(saver)
     session.finish()

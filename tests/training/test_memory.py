@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from bertcompress.evaluation.memory import STATUS
+from bertcompress.training import memory
+
+
+def resident_mib():
+    return next(int(line.split()[1]) / 1024 for line in STATUS.read_text().splitlines() if line.startswith("VmRSS"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc is asked to give memory back")
+def test_free_pieces_between_used_ones_are_given_back(monkeypatch):
+    if memory._trim() is None:
+        pytest.skip("this C library has no malloc_trim")
+    pieces = [np.ones(15_000) for _ in range(2000)]  # 120 kB each: below the size that is mapped on its own
+    kept = pieces[::2]
+    del pieces
+    before = resident_mib()
+    trimmer = memory.MemoryTrimmer()
+    monkeypatch.setattr(memory, "INTERVAL_SECONDS", 0.0)
+    trimmer.tick()
+    assert resident_mib() < before - 50
+    assert sum(float(piece[0]) for piece in kept) == 1000
