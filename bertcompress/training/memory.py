@@ -1,7 +1,7 @@
 """Memory that the C library holds although nothing uses it, given back to the system.
 
-Batches of many lengths leave free pieces between used ones, which glibc keeps: a training that needs 1.5 GiB grew to
-4 GiB within ten minutes. Asking now and then costs less than a hundredth of the time.
+Batches of many lengths leave free pieces between used ones, which glibc keeps: fine-tuning MiniLM on BC5CDR grew
+beyond 3.5 GiB within a quarter of an hour, where 1.4 GiB were in use.
 """
 
 from __future__ import annotations
