@@ -113,9 +113,15 @@ class Run:
         for place, (step, (_, spec)) in enumerate(zip(self.pipeline.steps, planned, strict=True)):
             if not isinstance(step, Distillation) or step.epochs == 0:
                 continue
-            options = {"mapping": step.mapping, "temperature": step.temperature, "kind": self.task.kind}
             try:
-                build_objective(step.objective_weights(), student=spec, teacher=teacher, **options)
+                build_objective(
+                    step.objective_weights(self.task.kind),
+                    student=spec,
+                    teacher=teacher,
+                    mapping=step.mapping,
+                    temperature=step.temperature,
+                    kind=self.task.kind,
+                )
             except ConfigError as error:
                 raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
 

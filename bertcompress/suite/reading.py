@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertcompress.config import checks
 from bertcompress.config.run_config import Methods, RunConfig, apply_overrides, read_run
 from bertcompress.config.values import MISSING, choice, fields_of, read, unknown_keys
 from bertcompress.config.yaml_positions import ConfigFileError, Place, Problem, Value, join, read_text, read_yaml
@@ -169,8 +168,6 @@ class _Reader:
             merged = self._changed(key, top.content.get(key), own.get(key))
             if merged is not None:
                 content[key] = merged
-        if "evaluate" in content and "evaluate" not in own:
-            content["evaluate"] = self._possible(content["evaluate"], task)
         self._refuse_seeds(content)
         problems: list[Problem] = []
         try:
@@ -193,15 +190,6 @@ class _Reader:
                 message = f"got the step {number!r}, allowed are the recipe's, 0 to {len(steps) - 1}."
                 self.problems.append(Problem(change.key_places[number], join(change.path, number), message))
         return Value(steps, base.place, base.path)
-
-    def _possible(self, evaluate: Value, task: Value) -> Value:
-        """Return the recipe's evaluations that the task's kind allows; a recipe for all may name more than one has."""
-        if not isinstance(evaluate.content, list):
-            return evaluate
-        found = checks.check_task(task, self.folder, [])
-        possible = checks.check_metrics(None, found, [])
-        kept = [item for item in evaluate.content if item.content in possible or item.content not in checks.EVALUATIONS]
-        return Value(kept or evaluate.content, evaluate.place, evaluate.path)
 
     def _refuse_seeds(self, content: Mapping[str, Value]) -> None:
         """Refuse a step's own seed, which would make the runs of all seeds the same."""
