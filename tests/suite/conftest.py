@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bertcompress.evaluation import intervals
 from bertcompress.suite import run_suite
 from tests.pipeline.toy_run import write_checkpoint
 
@@ -23,8 +24,16 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_resamples():
+    """Draw intervals, which no suite shows, from ten resamples: a thousand correlations take most of a toy run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(intervals.resample_scores.__kwdefaults__, "resamples", 10)
+        yield
+
+
 @pytest.fixture(scope="session")
-def finished_place(one_thread, tmp_path_factory, letters_tokenizer) -> Path:
+def finished_place(one_thread, few_resamples, tmp_path_factory, letters_tokenizer) -> Path:
     """A folder with the checkpoint `bert`, both tasks, `toys.yaml`, and its finished suite in `runs/toys`."""
     place = tmp_path_factory.mktemp("toys")
     write_checkpoint(place / "bert", letters_tokenizer)
@@ -50,7 +59,7 @@ def fresh_place(place) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished_glue(one_thread, tmp_path_factory, letters_tokenizer) -> Path:
+def finished_glue(one_thread, few_resamples, tmp_path_factory, letters_tokenizer) -> Path:
     """A data folder with a little of MNLI, RTE and AX, and in `runs/glue` the suite in which RTE starts from MNLI."""
     place = tmp_path_factory.mktemp("glue")
     write_checkpoint(place / "bert", letters_tokenizer)

@@ -205,14 +205,16 @@ def test_no_model_or_data_outlive_their_run(fresh_place, monkeypatch):
 
     monkeypatch.setattr(Model, "__init__", remember)
     monkeypatch.setattr(Run, "execute", count)
-    run_suite(write_suite(fresh_place / "toys.yaml", seeds=[0, 1, 2], compress=[]), only=["letters"])
+    tasks = {"letters": {"task": "letters.yaml"}}
+    run_suite(write_suite(fresh_place / "toys.yaml", tasks=tasks, seeds=[0, 1, 2], compress=[]))
     assert len(models) > 10
     assert alive == [0, 0, 0]
 
 
 def test_a_chain_that_cannot_work_is_refused_before_anything_is_trained(fresh_place, monkeypatch):
     monkeypatch.setattr(Run, "execute", lambda *_: pytest.fail("it was run"))
-    tasks = {"letters": {"task": "letters.yaml"}, "lengths": {"task": "lengths.yaml"}}
+    soft = {"compress": {0: {"objective": "soft"}}}
+    tasks = {"letters": {"task": "letters.yaml"}, "lengths": {"task": "lengths.yaml", **soft}}
     write_suite(fresh_place / "toys.yaml", tasks=tasks)
     with pytest.raises(ConfigError, match=r"^tasks\.lengths: compress\[0\] extract_then_distill: .*use 'logits'"):
         run_suite("toys.yaml")
