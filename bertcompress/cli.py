@@ -231,7 +231,7 @@ def tasks() -> None:
 
     width = max(map(len, TASKS))
     for name, about in TASKS.items():
-        typer.echo(f"{name:{width}}  {about.kind:14}  {about.metric:20}  {about.source}")
+        typer.echo(f"{name:{width}}  {about.kind:18}  {about.metric:20}  {about.source}")
 
 
 @app.command()
