@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from transformers import AutoTokenizer
 
+from bertcompress.data.feature_cache import features_cache
 from bertcompress.data.features import Features, featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HISTORY = "history.json"
+LARGE = 10_000  # examples beyond which tokenized data are kept on disk
 WINDOW = 384  # tokens of a question with a part of its context: what encoders are usually trained on for SQuAD
 _VOCABULARIES = (
     "tokenizer.json",
@@ -150,7 +152,8 @@ class Model:
             max_length: tokens an example is cut to; by default all that the network takes. Longer sentences are
                 tagged in several parts, longer contexts searched in overlapping windows (of 384 tokens by default).
             max_tokens: padded tokens in one forward.
-            cache: a folder that tokenized data sets are kept in.
+            cache: a folder that tokenized data sets are kept in; by default those of more than 10,000 examples are, in
+                the user's cache, so that memory does not grow with the data.
 
         Raises:
             ConfigError: the network predicts masked words, which is no task of these.
@@ -169,6 +172,8 @@ class Model:
                 f"predict: the model's head is {head!r} and needs the column {column!r}; the data set has "
                 f"{dataset.column_names}."
             )
+        if cache is None and len(dataset) > LARGE:
+            cache = features_cache()
         features = self.featurize(dataset, max_length=max_length, cache=cache)
         logits = network_logits(self.network, features, max_tokens=max_tokens)
         return predictions_of(features, logits, dataset, self.null_threshold)
