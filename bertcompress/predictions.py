@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bertcompress.data.features import Features
 
 PREDICTION_TOKENS = 4096  # padded tokens in one forward
+COLUMN_ROWS = 512  # values of a column that are read at once
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -135,13 +136,18 @@ def words_of(features: Features) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.
 
 
 class _Column(Sequence[str]):
-    """A column read row by row, so that contexts longer than memory are never held at once."""
+    """A column read in blocks: contexts longer than memory are never held at once, and few are fetched alone."""
 
     def __init__(self, dataset: Dataset, name: str) -> None:
-        self._dataset, self._name = dataset, name
+        self._values, self._name = dataset.with_format(None).select_columns([name]), name
+        self._first = 0
+        self._block: list[str] = []
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._values)
 
     def __getitem__(self, row: Any) -> Any:
-        return self._dataset[row][self._name]
+        if not self._first <= row < self._first + len(self._block):
+            self._first = row - row % COLUMN_ROWS
+            self._block = self._values[self._first : self._first + COLUMN_ROWS][self._name]
+        return self._block[row - self._first]

@@ -41,6 +41,25 @@ def test_evaluation_batches_cover_all_longest_first(lengths: list[int], budget: 
     assert longest == sorted(longest, reverse=True)
 
 
+@given(LENGTHS, st.integers(1, 2000))
+def test_evaluation_batches_end_where_rows_get_shorter_or_the_budget_is_used(lengths: list[int], budget: int) -> None:
+    batches = [np.take(lengths, batch) for batch in evaluation_batches(lengths, budget)]
+    for number, sizes in enumerate(batches):
+        longest = sizes[0]
+        if number + 1 < len(batches) and batches[number + 1][0] > 0.95 * longest:
+            assert (len(sizes) + 1) * longest > budget
+        while len(sizes) > 1 and sizes[-1] <= 0.95 * longest:  # without its last row it was not full
+            sizes = sizes[:-1]
+            assert len(sizes) * longest < budget / 8
+
+
+def test_little_of_an_evaluation_goes_into_padding() -> None:
+    lengths = np.random.default_rng(0).gamma(4, 6, 900).astype(int) + 3  # as many, and as long, as SST-2's sentences
+    batches = evaluation_batches(lengths, 4096)
+    assert padded_tokens(batches, lengths) < 1.04 * lengths.sum()
+    assert len(batches) < 30
+
+
 def test_a_batch_that_fits_keeps_its_order() -> None:
     assert flat(split_by_tokens([4, 0, 2], [5, 9, 7, 9, 6], 21)) == [4, 0, 2]
 

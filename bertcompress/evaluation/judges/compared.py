@@ -114,7 +114,7 @@ def compare_answers(
 ) -> Compared:
     """Compare answers to questions; `right` are the teacher's and the student's exact matches."""
     texts = teacher.answer_texts(), student.answer_texts()
-    words = [question.split()[0].lower() if question.split() else "" for question in dataset["question"]]
+    words = [question.split()[0].lower() if question.split() else "" for question in dataset["question"][:]]
     groups = [FIRST_WORDS.index(word) if word in FIRST_WORDS else len(FIRST_WORDS) - 1 for word in words]
 
     def show(place: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class VectorJudge(Judge):
         self.references: Array | None = None
         if task.metric and has_labels(dataset):
             self.names = metric_names(task.name, task.kind, task.metric)
-            self.references = np.asarray(dataset["label"])
+            self.references = np.asarray(dataset["label"][:])  # without the slice it would go row by row
 
     def predicted(self, predictions: Predictions) -> Array:
         """Return what is compared with the references, (n,)."""
