@@ -13,6 +13,7 @@ import torch
 from bertcompress.data.answers import Answer, decode_answers
 from bertcompress.data.batching import evaluation_batches
 from bertcompress.encoder.logits import task_logits
+from bertcompress.memory import MemoryTrimmer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bertcompress.data.features import Features
 
 PREDICTION_TOKENS = 4096  # padded tokens in one forward
+TRIM_SECONDS = 1.0  # between two times that memory is given back: here every batch has another length
 COLUMN_ROWS = 512  # values of a column that are read at once
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -82,6 +84,7 @@ def network_logits(
     was_training = network.training
     network.eval()
     found: npt.NDArray[np.float32] | None = None
+    memory = MemoryTrimmer(TRIM_SECONDS)
     with torch.inference_mode():
         for indices in evaluation_batches(features.lengths, max_tokens):
             batch = features.collate(indices)
@@ -97,6 +100,7 @@ def network_logits(
                 found[places[mask]] = logits[mask]
             else:
                 found[indices] = logits
+            memory.tick()
     network.train(was_training)
     return np.zeros((0, 0), np.float32) if found is None else found
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from bertcompress.data.base import HIDDEN
 from bertcompress.errors import ConfigError, DataError
-from bertcompress.training.memory import MemoryTrimmer
+from bertcompress.memory import MemoryTrimmer
 from bertcompress.training.objectives import Objective
 from bertcompress.training.progress import TrainingProgress
 from bertcompress.training.randomness import preserved
