@@ -145,7 +145,7 @@ def report(result: dict[str, Any]) -> None:
         print(
             f"{memory['data']:20} {memory['examples'][0]} examples {memory['peak_mib'][0]:.0f} MiB, "
             f"{memory['examples'][1]} examples {memory['peak_mib'][1]:.0f} MiB: "
-            f"{memory['bytes_per_example']:.0f} bytes an example, {memory['logits_bytes_per_example']:.0f} of them logits"
+            f"{memory['bytes_per_example']:.0f} bytes an example, {memory['logits_bytes_per_example']:.0f} logits"
         )
 
 

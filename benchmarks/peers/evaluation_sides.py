@@ -184,9 +184,7 @@ class Peer:
                 use_cpu=True,
             )
             collate = default_data_collator if self.pad_to_max_length else DataCollatorWithPadding(self.tokenizer)
-            trainer = Trainer(
-                model=self.network, args=settings, data_collator=collate, processing_class=self.tokenizer
-            )
+            trainer = Trainer(model=self.network, args=settings, data_collator=collate, processing_class=self.tokenizer)
             return trainer.predict(rows)
 
     def score(self, rows: Dataset, output: Any) -> dict[str, float]:

@@ -190,6 +190,9 @@ class _Loader:
 
     def _task(self, facts: kept.Facts, splits: Mapping[str, Any]) -> Task:
         metric = self._metric(facts)
+        if self.kind == "tagging" and len(facts.labels) < 2:
+            first = next(iter(self.paths.values()))
+            raise DataError(f"{first}: its tags are {list(facts.labels)}, a task needs at least two.")
         for note in facts.notes:
             log.warning("task %s: %s", self.mapped.name, note)
         usual = {split: splits[split] for split in SPLITS if split in splits}

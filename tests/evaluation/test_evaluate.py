@@ -83,11 +83,14 @@ def test_scores_loyalty_and_sizes_are_those_of_the_functions(nli: Task, pair: tu
     assert found.teacher.scores == {"accuracy": METRICS["accuracy"](teacher.logits.argmax(-1), gold)}
     low, high = found.model.score_intervals["accuracy"]
     assert low < expected < high
-    assert found.loyalty == {
-        "label": label_loyalty(teacher.logits, student.logits),
-        "probability": probability_loyalty(teacher.logits, student.logits),
-        "probability_base_2": probability_loyalty(teacher.logits, student.logits, base=2),
-    }
+    assert found.loyalty == pytest.approx(
+        {
+            "label": label_loyalty(teacher.logits, student.logits),
+            "probability": probability_loyalty(teacher.logits, student.logits),
+            "probability_base_2": probability_loyalty(teacher.logits, student.logits, base=2),
+        },
+        abs=1e-12,
+    )
     assert all(found.model.loyalty_intervals[name][0] < value for name, value in found.loyalty.items())
     assert found.model.parameters == student.spec.parameters()
     assert found.model.parameters_without_embeddings == student.spec.parameters(False) < found.model.parameters

@@ -78,8 +78,8 @@ def test_a_model_is_wholly_loyal_to_itself(task, chain):
     assert not found.model.breakdown
 
 
-def test_a_student_is_scored_and_compared(task, chain):
-    teacher, student = chain
+def test_a_student_is_scored_and_compared(task, chain, letters_tokenizer):
+    teacher, student = chain[0], make_model(task, letters_tokenizer, seed=3)
     found = evaluate(student, task, teacher=teacher, metrics=["accuracy", "loyalty"])
     assert next(iter(found.scores)) == task.metric
     for name, value in found.loyalty.items():
