@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from transformers import AutoTokenizer
 
-from bertcompress.data.feature_cache import features_cache
+from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import Features, featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
@@ -104,8 +104,8 @@ class Model:
         self.task = task
         self.history = tuple(history)
         self.labels = tuple(labels) or (tuple(task.labels) if task is not None else ())
-        if null_threshold is None and task is not None and task.unanswerable:
-            null_threshold = 0.0
+        if task is not None:  # where every question has an answer, none is withheld
+            null_threshold = (null_threshold or 0.0) if task.unanswerable else None
         self.null_threshold = null_threshold
 
     @property
@@ -172,8 +172,10 @@ class Model:
                 f"predict: the model's head is {head!r} and needs the column {column!r}; the data set has "
                 f"{dataset.column_names}."
             )
+        if "answers" in dataset.column_names:
+            dataset = dataset.remove_columns("answers")  # to answer, not to read
         if cache is None and len(dataset) > LARGE:
-            cache = features_cache()
+            cache = usable_cache()
         features = self.featurize(dataset, max_length=max_length, cache=cache)
         logits = network_logits(self.network, features, max_tokens=max_tokens)
         return predictions_of(features, logits, dataset, self.null_threshold)

@@ -9,7 +9,7 @@ import torch
 
 from bertcompress.compressors.base import Context, settings_of
 from bertcompress.data.base import has_labels
-from bertcompress.data.feature_cache import features_cache
+from bertcompress.data.feature_cache import usable_cache
 from bertcompress.errors import ConfigError
 from bertcompress.evaluation.judges import QuestionJudge, judge_for
 from bertcompress.model import Model, Step, check_same_labels, head_for
@@ -76,7 +76,7 @@ def fit(
         seed=settings.seed,
     )
     assert task.train is not None
-    cache = features_cache()
+    cache = usable_cache()
     max_length = min(settings.length_for(task.kind), model.max_length)
     features = model.featurize(task.train, max_length=max_length, cache=cache)
     outputs = None
@@ -122,7 +122,9 @@ class _Scorer:
     def __init__(self, model: Model, task: Task, max_length: int, cache: Path | None) -> None:
         assert task.validation is not None
         self.dataset, self.judge = task.validation, judge_for(task, task.validation)
-        self.features = model.featurize(task.validation, max_length=max_length, cache=cache)
+        # Answers are searched in the windows that `predict` searches, as a null threshold fits no others.
+        length = None if task.kind == "question_answering" else max_length
+        self.features = model.featurize(task.validation, max_length=length, cache=cache)
 
     def predictions(self, network: torch.nn.Module) -> Predictions:
         """Return what the network says about the examples."""

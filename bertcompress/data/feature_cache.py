@@ -46,6 +46,20 @@ def features_cache() -> Path:
     return cache_folder() / "features"
 
 
+def usable_cache() -> Path | None:
+    """Return the folder of tokenized data sets, or None with a warning where it cannot be written to."""
+    folder = features_cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be made (%s): tokenized data are kept in memory.", folder, error.strerror)
+        return None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        log.warning("%s cannot be written to: tokenized data are kept in memory.", folder)
+        return None
+    return folder
+
+
 def content_key(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, stream: Stream, kind: str) -> str:
     """Return a hex digest of all that the arrays depend on: examples, tokenizer, kind and settings.
 

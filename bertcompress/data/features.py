@@ -223,10 +223,3 @@ def _stream(
     if kind == "embedding":
         return embedding_stream(dataset, tokenizer, max_length, CHUNK)
     return text_stream(dataset, tokenizer, max_length, CHUNK)
-
-
-def features_cache() -> Path:
-    """Return the folder."""
-    from bertcompress.data.sources import cache_folder
-
-    return cache_folder() / "features"

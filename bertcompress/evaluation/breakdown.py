@@ -217,7 +217,8 @@ def share_interval(
 def loyalty_by_group(units: Units, seed: int = 0) -> list[dict[str, Any]]:
     """Return `name`, `units`, `label` (share of units that agree) and `interval` of each group that has a unit.
 
-    The mean of the shares, weighted by units, is the label loyalty over all units.
+    The mean of the shares, weighted by units, is the share of all units; where `agrees` is what the label loyalty
+    counts, as in all kinds of task but regression, it is the label loyalty.
     """
     parts = [(name, units.group_of == place) for place, name in enumerate(units.groups)]
     return [

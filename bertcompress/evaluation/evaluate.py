@@ -148,7 +148,7 @@ def evaluate(
         _add_efficiency(found, pair, dataset, seed)
     results = [ModelResult(**fields) for fields in found]
     about = {"name": task.name, "kind": task.kind, "metric": task.metric, "split": split, "labels": list(task.labels)}
-    notes = _notes(subjects, task)
+    notes = (*_notes(subjects, task), *_threshold_note(subjects, split))
     return Evaluation(
         about, results[0], results[1] if teacher is not None else None, differences, MACS_LENGTH, seed, notes
     )
@@ -260,6 +260,16 @@ def _add_efficiency(found: list[dict[str, Any]], models: Sequence[Evaluable], da
     for fields, name in zip(found, names, strict=True):
         fields["file_bytes"] = saved[name]
         fields["measured"] = {"latency": latency[name]}
+
+
+def _threshold_note(subjects: Sequence[Predictions], split: str) -> tuple[str, ...]:
+    """Say so where a null threshold was chosen on the very questions that are scored, as the official best_f1 is."""
+    if split != "validation" or all(not each.null_threshold for each in subjects):  # None, or 0: not chosen
+        return ()
+    return (
+        "The threshold above which no answer is given was chosen on the validation split, which is scored here: these "
+        "are best-case figures, like the official script's best_f1.",
+    )
 
 
 def _notes(subjects: Sequence[Predictions], task: Task) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ Both are from Xu et al., "Beyond Preserved Accuracy" (EMNLP 2021, https://arxiv.
 The authors' README computes the second with `scipy.spatial.distance.jensenshannon`, which is the square root already
 and uses natural logarithms; that is what is done here (base e), so the value lies in [1 - sqrt(ln 2), 1] = [0.167, 1].
 `base=2` stretches it to [0, 1]; the two are tied by 1 - L_e = (1 - L_2) sqrt(ln 2). Distances are averaged per
-example, never the divergences. A regression task has no softmax and so no loyalty.
+example, never the divergences. A regression task has no softmax and so neither of the
+two; `bertcompress.evaluation.judges` says what takes their place there, and in the other kinds of task.
 """
 
 from __future__ import annotations

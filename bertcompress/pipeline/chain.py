@@ -79,10 +79,39 @@ class Pipeline:
             context: for resuming; every step keeps its checkpoints in a folder of its own.
         """
         source, context = teacher or model, context or Context()
-        self.plan(model.spec, task, teacher=source.spec)
+        planned = self.plan(model.spec, task, teacher=source.spec)
+        check_objectives(self.steps, [spec for _, spec in planned], source.spec, task)
         for name, step in self.named_steps:
             model = step.compress(model, task, teacher=source, context=_for_step(context, name))
         return model
+
+
+def check_objectives(
+    steps: Sequence[Compressor], specs: Sequence[EncoderSpec], teacher: EncoderSpec, task: Task | None
+) -> None:
+    """Refuse what cannot be learnt on this kind of task before anything is trained.
+
+    Args:
+        steps: of a chain.
+        specs: what each of them gives.
+        teacher: whom they learn from.
+        task: that they learn; without one there is nothing to check.
+
+    Raises:
+        ConfigError: a step's objective does not fit its networks or the kind of task; the message begins with the step.
+    """
+    from bertcompress.training.objectives import build_objective
+    from bertcompress.training.settings import TrainingSettings
+
+    for place, (step, spec) in enumerate(zip(steps, specs, strict=True)):
+        if task is None or not isinstance(step, TrainingSettings) or step.epochs == 0:
+            continue
+        learns = {name: getattr(step, name) for name in ("mapping", "temperature") if hasattr(step, name)}
+        try:
+            weights = step.objective_weights(task.kind)  # type: ignore[attr-defined]  # of every compressor that trains
+            build_objective(weights, student=spec, teacher=teacher, kind=task.kind, **learns)
+        except ConfigError as error:
+            raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
 
 
 def _for_step(context: Context, name: str) -> Context:

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from bertcompress.compressors.distill.compressor import Distillation
-from bertcompress.data.feature_cache import features_cache
+from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
@@ -82,7 +82,7 @@ class _Lengths:
         if (split, max_length) not in self.known:
             kind = "embedding" if self.run.task.kind == "embedding" else None
             self.known[split, max_length] = featurize(
-                data, self.tokenizer, max_length=max_length, kind=kind, cache=features_cache()
+                data, self.tokenizer, max_length=max_length, kind=kind, cache=usable_cache()
             ).lengths
         return self.known[split, max_length]
 

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress import __version__
 from bertcompress.compressors.base import Compressor, Context, require_task, settings_of
-from bertcompress.compressors.distill.compressor import Distillation
-from bertcompress.errors import ConfigError
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.evaluation.evaluate import MACS_LENGTH, check_metrics, evaluate
 from bertcompress.model import Model
-from bertcompress.pipeline.chain import Pipeline
+from bertcompress.pipeline.chain import Pipeline, check_objectives
 from bertcompress.pipeline.environment import describe_environment
 from bertcompress.pipeline.folder import RunFolder, fingerprint, model_fingerprint, to_json
 from bertcompress.pipeline.stopwatch import Stopwatch
@@ -27,7 +25,6 @@ from bertcompress.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from bertcompress.compressors.fine_tune import FineTune
     from bertcompress.data.tasks import Task
-    from bertcompress.encoder.spec import EncoderSpec
 
 logger = logging.getLogger(__name__)
 
@@ -105,25 +102,11 @@ class Run:
                 require_task(step.method, self.task)
         base = self._base()
         teacher = self.fine_tune.plan(base.spec, self.task)
-        self._check_objectives(teacher, self.pipeline.plan(teacher, self.task))
+        planned = self.pipeline.plan(teacher, self.task)
+        if self.fine_tune.epochs > 0:
+            build_objective(self.fine_tune.objective_weights(), student=teacher, kind=self.task.kind)
+        check_objectives(self.pipeline.steps, [spec for _, spec in planned], teacher, self.task)
         return metrics, digest(base.spec.to_dict(), base.labels, _tokenizer_facts(base), base.network)
-
-    def _check_objectives(self, teacher: EncoderSpec, planned: Sequence[tuple[str, EncoderSpec]]) -> None:
-        """Refuse what a student cannot learn on this kind of task now, not when its teacher has been trained."""
-        for place, (step, (_, spec)) in enumerate(zip(self.pipeline.steps, planned, strict=True)):
-            if not isinstance(step, Distillation) or step.epochs == 0:
-                continue
-            try:
-                build_objective(
-                    step.objective_weights(self.task.kind),
-                    student=spec,
-                    teacher=teacher,
-                    mapping=step.mapping,
-                    temperature=step.temperature,
-                    kind=self.task.kind,
-                )
-            except ConfigError as error:
-                raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
 
     def _base(self) -> Model:
         return Model.from_pretrained(self.teacher, self.task, seed=self.fine_tune.seed)

@@ -24,8 +24,9 @@ def unit_of(kind: str) -> Unit:
     return "word" if kind == "tagging" else "example"
 
 
-def _answers(logits: Tensor, batch: Batch, kind: str) -> Tensor:
+def _answers(logits: Tensor, batch: Batch, kind: str, temperature: float = 1.0) -> Tensor:
     """Return logits of one answer in each row, (answers, C): words, windows' starts and then ends, or examples."""
+    logits = logits / temperature  # before pads are filled in, which a temperature below 1 would make infinite
     if kind == "tagging":
         return logits[batch["words"] >= 0].float()  # (words, C)
     if kind == "question_answering":
@@ -80,7 +81,7 @@ class SoftTerm(Term):
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         """Return the sum over examples, or words."""
         learned, target = (
-            torch.log_softmax(_answers(output.logits, batch, self.kind) / self.temperature, dim=-1)
+            torch.log_softmax(_answers(output.logits.float(), batch, self.kind, self.temperature), dim=-1)
             for output in (student, teacher)
         )
         divergence = F.kl_div(learned, target, reduction="sum", log_target=True)

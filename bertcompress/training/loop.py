@@ -133,7 +133,7 @@ def _check(network: nn.Module, objective: Objective, features: Features, teacher
         unknown = _unlabelled(features)
         if unknown:
             raise DataError(
-                f"train: the term 'hard' needs labels, and {unknown} of {len(features)} examples have none; remove "
+                f"train: the term 'hard' needs labels, and {unknown} of {_labelled(features)} have none; remove "
                 "those examples, or learn from a teacher alone ('soft', 'logits')."
             )
     if not any(parameter.requires_grad for parameter in network.parameters()):
@@ -142,10 +142,16 @@ def _check(network: nn.Module, objective: Objective, features: Features, teacher
         _check_teacher(network, objective, teacher)
 
 
+def _labelled(features: Features) -> str:
+    if features.words is None:
+        return f"{len(features)} examples"
+    return f"{int((features.words >= 0).sum())} words"
+
+
 def _unlabelled(features: Features) -> int:
     """Return the number of labels that are hidden; in tagging these are words."""
     if features.labels is None:
-        return len(features)
+        return len(features) if features.words is None else int((features.words >= 0).sum())
     hidden = np.isnan(features.labels) if features.labels.dtype.kind == "f" else features.labels == HIDDEN
     return int(hidden.sum())
 

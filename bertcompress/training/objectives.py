@@ -4,9 +4,10 @@ The loss of an optimizer step is
 
     sum_k weight_k * (sum of term k over all examples of the step) / (number of term k's units in the step)
 
-where a unit is an example, a token, or a pair of tokens of one example, never a pad. The counts follow from the
-lengths alone, so they are known before the first forward, and micro-batches, accumulated groups and processes
-add up to the same gradient, whatever the split.
+where a unit is an example, a word, a token, or a pair of tokens of one example, never a pad. The counts follow from
+the tokenized examples alone, so they are known before the first forward, and micro-batches, accumulated groups and
+processes add up to the same gradient, whatever the split. A step without any unit (sentences without words) has a
+loss of 0.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bertcompress.encoder.spec import EncoderSpec
@@ -39,7 +38,6 @@ __all__ = [
     "SoftTerm",
     "Term",
     "build_objective",
-    "count_units",
     "resolve_mapping",
 ]
 
@@ -98,22 +96,17 @@ class Objective(nn.Module):
             student: the student's ModelOutput.
             teacher: the teacher's, or None if no term needs one.
             batch: the collated micro-batch.
-            counts: units in the whole step, from `count_units`.
+            counts: units in the whole step, from `Features.counts`.
         """
         shares = [
-            term(student, teacher, batch) * (self.weights[term.name] / counts[term.unit]) for term in self._terms()
+            term(student, teacher, batch) * (self.weights[term.name] / max(1, counts[term.unit]))
+            for term in self._terms()
         ]
         return torch.stack(shares).sum()
 
     def describe(self) -> dict[str, Any]:
         """Return the terms and weights as JSON types."""
         return {"terms": [term.describe() for term in self._terms()], "weights": self.weights}
-
-
-def count_units(lengths: NDArray[np.integer[Any]]) -> dict[str, int]:
-    """Return the number of examples, tokens and pairs of tokens in examples of these lengths (tokens, no pads)."""
-    wide = lengths.astype(np.int64)
-    return {"example": len(wide), "token": int(wide.sum()), "token_pair": int((wide * wide).sum())}
 
 
 def build_objective(

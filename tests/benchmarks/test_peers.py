@@ -78,7 +78,7 @@ def test_the_peers_distillation_loss_is_ours(tmp_path, tiny_model, tiny_task):
 
     from benchmarks.peers import trainer
     from bertcompress.data.features import featurize
-    from bertcompress.training.objectives import build_objective, count_units
+    from bertcompress.training.objectives import build_objective
     from bertcompress.training.settings import TrainingSettings
     from bertcompress.training.teacher import run_network
 
@@ -89,7 +89,7 @@ def test_the_peers_distillation_loss_is_ours(tmp_path, tiny_model, tiny_task):
     batch = features.collate(range(8))
     objective = build_objective(training_run.OBJECTIVE, student=student.spec, teacher=teacher.spec)
     outputs = [run_network(model.network.eval(), batch, ["hidden_states"]) for model in (student, teacher)]
-    ours = objective(*outputs, batch, count_units(features.lengths))
+    ours = objective(*outputs, batch, features.counts(range(len(features))))
     folder = training.save_twice(student, tmp_path / "student")
     race = trainer.DistillationTrainer(
         model=trainer.load(f"{folder}/peer").eval(),

@@ -13,7 +13,7 @@ from bertcompress.evaluation.evaluate import evaluate
 from bertcompress.evaluation.judges import judge_for
 from bertcompress.model import Model
 
-from .conftest import make_model
+from .conftest import make_model, make_task
 
 SHORT = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 8, "precision": "fp32", "max_length": 32}
 
@@ -132,7 +132,6 @@ def test_training_refuses_hidden_labels(task, model):
 
 def test_a_long_example_is_read_whole(letters_tokenizer):
     """Words beyond a row, and answers beyond a window, are found."""
-    from .conftest import make_task
 
     tagging = make_task("tagging")
     words = ["abc"] * 200
@@ -157,3 +156,56 @@ def test_wrong_columns_are_refused_by_name(task, model):
         other = make_dataset({"words": [["a"]], "tags": [[0]]})
     with pytest.raises(bc.errors.DataError, match="needs the column"):
         model.predict(other)
+
+
+def test_wrong_answers_do_not_keep_a_question_from_being_answered(letters_tokenizer):
+    task = make_task("question_answering")
+    rows = task.test.to_dict()
+    rows["answers"][0]["answer_start"] = [3]
+    model = make_model(task, letters_tokenizer)
+    assert len(model.predict(make_dataset(rows)).answers) == len(task.test)
+
+
+def test_where_every_question_has_an_answer_none_is_withheld(letters_tokenizer, tmp_path):
+    hard, easy = make_task("unanswerable"), make_task("question_answering")
+    model = make_model(hard, letters_tokenizer)
+    model.null_threshold = -100.0
+    model.save_pretrained(tmp_path)
+    assert Model.from_pretrained(tmp_path, hard).null_threshold == -100.0
+    assert Model.from_pretrained(tmp_path).null_threshold == -100.0
+    assert Model.from_pretrained(tmp_path, easy).null_threshold is None
+    assert bc.FineTune(**SHORT).compress(model, easy).null_threshold is None
+
+
+def test_a_threshold_chosen_on_what_is_scored_is_noted(letters_tokenizer):
+    task = make_task("unanswerable")
+    model = make_model(task, letters_tokenizer)
+    model.null_threshold = 1.5
+    assert "best-case" in evaluate(model, task, split="validation", metrics=["accuracy"]).notes[0]
+    assert not evaluate(model, task, split="test", metrics=["accuracy"]).notes
+
+
+def test_spans_that_neither_model_names_are_agreed_on(letters_tokenizer):
+    task = make_task("tagging")
+    model = make_model(task, letters_tokenizer)
+    found = model.predict(task.test)
+    nothing = dataclasses.replace(found, logits=np.eye(3, dtype=np.float32)[np.zeros(len(found.logits), int)])
+    assert judge_for(task, task.test).loyalty(nothing, nothing)["entity"].total() == 1
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_cannot_be_learnt_is_refused_before_anything_is(letters_tokenizer, place, monkeypatch):
+    task = make_task("embedding")
+    model = make_model(task, letters_tokenizer)
+    steps = [bc.ExtractThenDistill(num_layers=2, **SHORT), bc.FineTune(**SHORT)]
+    monkeypatch.setattr("bertcompress.compressors.fitting.fit", lambda *options, **more: pytest.fail("trained"))
+    with pytest.raises(bc.errors.ConfigError, match=rf"compress\[{place}\] fine_tune: .*'hard'"):
+        bc.Pipeline(steps[1 - place :]).compress(model, task)
+
+
+def test_without_a_place_to_write_tokens_are_kept_in_memory(letters_tokenizer, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("BERTCOMPRESS_CACHE", str(tmp_path / "file"))
+    task = make_task("classification")
+    bc.FineTune(**SHORT).compress(make_model(task, letters_tokenizer), task)
+    assert "kept in memory" in caplog.text

@@ -69,6 +69,28 @@ def reference(name, student, teacher, kind):
 
 
 @pytest.mark.parametrize("kind", ["tagging", "question_answering"])
+def test_a_low_temperature_is_no_reason_for_infinity(kind):
+    labels = 3 if kind == "tagging" else 2
+    spec = make_spec(labels=labels).replace(head=Head(kind, labels))
+    features = token_features(kind)
+    logits = torch.randn(3, 5, labels, requires_grad=True)
+    objective = build_objective({"soft": 1.0}, student=spec, teacher=spec, temperature=0.1, kind=kind)
+    batch, counts = features.collate([0, 1, 2]), features.counts([0, 1, 2])
+    value = objective(ModelOutput(logits=logits), ModelOutput(logits=torch.randn(3, 5, labels)), batch, counts)
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_a_step_without_any_word_has_a_loss_of_zero():
+    spec = make_spec(labels=3).replace(head=Head("tagging", 3))
+    features = token_features("tagging")
+    objective = build_objective({"hard": 1.0}, student=spec, kind="tagging")
+    value = objective(ModelOutput(logits=torch.randn(1, 2, 3)), None, features.collate([1]), features.counts([1]))
+    assert value.item() == 0
+
+
+@pytest.mark.parametrize("kind", ["tagging", "question_answering"])
 @pytest.mark.parametrize("name", ["hard", "soft", "logits"])
 def test_a_term_over_tokens_equals_its_definition_written_with_loops(name, kind):
     labels = 3 if kind == "tagging" else 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bertcompress.errors import ConfigError, DataError, TrainingError
 from bertcompress.training.loop import train
-from bertcompress.training.objectives import build_objective, count_units
+from bertcompress.training.objectives import build_objective
 from bertcompress.training.optimizers import learning_rate
 from bertcompress.training.plan import StepPlan
 from bertcompress.training.session import Session
@@ -67,7 +67,7 @@ def test_it_learns_and_the_same_seed_gives_the_same_weights():
 
 def reference_gradients(network, features, indices, teacher):
     """One example at a time, without padding, each term divided by the units of the whole step."""
-    counts = count_units(features.lengths[indices])
+    counts = features.counts(indices)
     terms = {"hard": 1.0, "soft": 0.5, "hidden": 0.7, "attention": 0.3}
     objective = build_objective(terms, student=network.spec, teacher=teacher.spec)
     needs = sorted(objective.needs)
@@ -96,7 +96,7 @@ def test_gradients_do_not_depend_on_the_split(max_tokens, groups, processes, dat
         assert sorted(np.concatenate(step)) == list(range(12))
         for process in range(processes):
             for indices in session.plan.micro_batches(step, process, processes):
-                session._backward(indices, count_units(features.lengths))
+                session._backward(indices, features.counts(range(len(features))))
         for name, parameter in network.named_parameters():
             if name in expected:
                 assert torch.allclose(parameter.grad, expected[name], rtol=1e-4, atol=1e-6), name

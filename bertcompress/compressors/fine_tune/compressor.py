@@ -29,6 +29,10 @@ class FineTune(TrainingSettings):
         refuse_quantized(self.method, spec)
         return spec
 
+    def objective_weights(self, kind: str = "classification") -> dict[str, float]:
+        """Return the weight of each term of the objective: the labels alone."""
+        return {"hard": 1.0}
+
     def compress(
         self, model: Model, task: Task | None, *, teacher: Model | None = None, context: Context | None = None
     ) -> Model:
@@ -42,7 +46,7 @@ class FineTune(TrainingSettings):
         self.plan(model.spec, task)
         task = require_task(self.method, task)
         tuned = model.copy()
-        result = fit(self.method, tuned, task, self, weights={"hard": 1.0}, context=context)
+        result = fit(self.method, tuned, task, self, weights=self.objective_weights(task.kind), context=context)
         return tuned.after(step_of(self, result), task=task)
 
 

@@ -126,15 +126,28 @@ class Judge:
 class StatisticJudge(Judge):
     """A judge all of whose scores are statistics."""
 
+    def __init__(self, task: Task, dataset: Dataset) -> None:
+        """Take the task and the examples of the split."""
+        super().__init__(task, dataset)
+        self._known: list[tuple[Predictions, Mapping[str, Statistic]]] = []
+
     def statistics(self, predictions: Predictions) -> Mapping[str, Statistic]:
         """Return the task's scores."""
         raise NotImplementedError
 
+    def _once(self, predictions: Predictions) -> Mapping[str, Statistic]:
+        """Return the statistics, computed once for each of the last two models."""
+        for known, found in self._known:
+            if known is predictions:
+                return found
+        self._known = [*self._known[-1:], (predictions, self.statistics(predictions))]
+        return self._known[-1][1]
+
     def scores(self, predictions: Predictions) -> dict[str, float]:
         """Return the task's scores by name."""
-        found = self.statistics(predictions)
+        found = self._once(predictions)
         return {name: found[name].total() for name in self.names}
 
     def draws(self, name: str, subjects: Sequence[Predictions], seed: int) -> Array:
         """Return one of the scores of several models on the same resamples, (resamples, models)."""
-        return resample([self.statistics(each)[name] for each in subjects], seed=seed)
+        return resample([self._once(each)[name] for each in subjects], seed=seed)

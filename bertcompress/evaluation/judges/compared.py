@@ -51,19 +51,8 @@ def compare_classes(
             "student": labels[int(second[place])],
         }
 
-    units = Units(
-        name="examples",
-        group="teacher's class",
-        groups=tuple(labels),
-        group_of=first.astype(np.int64),
-        example=np.arange(len(first), dtype=np.int64),
-        agrees=first == second,
-        confidence=_confidence(teacher.logits),
-        distance=jensen_shannon_distances(teacher.logits, student.logits),
-        teacher_right=None if gold is None else first == gold,
-        student_right=None if gold is None else second == gold,
-    )
-    return Compared(units, show)
+    examples = np.arange(len(first), dtype=np.int64)
+    return Compared(_class_units(("examples", "teacher's class"), teacher, student, labels, gold, examples), show)
 
 
 def compare_tags(teacher: Predictions, student: Predictions, dataset: Dataset, labels: Sequence[str]) -> Compared:
@@ -87,19 +76,31 @@ def compare_tags(teacher: Predictions, student: Predictions, dataset: Dataset, l
             "student": labels[int(second[place])],
         }
 
-    units = Units(
-        name="words",
-        group="teacher's tag",
+    return Compared(_class_units(("words", "teacher's tag"), teacher, student, labels, gold, sentence), show)
+
+
+def _class_units(
+    names: tuple[str, str],
+    teacher: Predictions,
+    student: Predictions,
+    labels: Sequence[str],
+    gold: Array | None,
+    example: Array,
+) -> Units:
+    """Return units that each have one of the labels; `names` are those of the units and of their groups."""
+    first, second = teacher.logits.argmax(-1), student.logits.argmax(-1)
+    return Units(
+        name=names[0],
+        group=names[1],
         groups=tuple(labels),
         group_of=first.astype(np.int64),
-        example=sentence,
+        example=example,
         agrees=first == second,
         confidence=_confidence(teacher.logits),
         distance=jensen_shannon_distances(teacher.logits, student.logits),
         teacher_right=None if gold is None else first == gold,
         student_right=None if gold is None else second == gold,
     )
-    return Compared(units, show)
 
 
 def compare_answers(

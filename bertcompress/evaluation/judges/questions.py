@@ -1,8 +1,9 @@
 """Judging question answering: official scores, and loyalty of the answer's span, start and end.
 
-A context longer than a window is read in several. The start of the answer is then one distribution over the tokens
-of all of them, and over "no answer" in each (its first token): the softmax of all their start logits together, which
-is how the best span is chosen as well. The same for the end.
+A context longer than a window is read in several. The start of the answer is then one distribution over the tokens of
+the context and "no answer": the softmax of the start logits of all windows together, which is how the best span is
+chosen as well, where the places of one token in overlapping windows, and the first tokens of all windows ("no
+answer"), add up. The same for the end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.special import rel_entr
 
 from bertcompress.data.tokenize import slices
 from bertcompress.errors import ConfigError
@@ -56,16 +58,16 @@ class QuestionJudge(StatisticJudge):
         return found
 
     def selection_score(self, predictions: Predictions) -> float:
-        """Return the metric; with unanswerable questions the F1 at the best threshold (the official `best_f1`)."""
+        """Return the metric; with unanswerable questions at its best threshold (the official `best_f1`)."""
         if not self.task.unanswerable:
             return super().selection_score(predictions)
         return self.best_threshold(predictions)[1]
 
     def best_threshold(self, predictions: Predictions) -> tuple[float, float]:
-        """Return the null threshold with the best F1 on these questions, and that F1."""
+        """Return the null threshold with the best value of the task's metric on these questions, and that value."""
         answers = predictions.answers
-        f1 = self._statistics([answer.text for answer in answers])[:, 1]
-        return best_threshold(np.array([answer.margin for answer in answers]), f1, self.answerable)
+        score = self._statistics([answer.text for answer in answers])[:, 0 if self.names[0] == "exact_match" else 1]
+        return best_threshold(np.array([answer.margin for answer in answers]), score, self.answerable)
 
     def loyalty(self, teacher: Predictions, student: Predictions) -> dict[str, Statistic]:
         """Return how often the two give the same span, start and end, and how close their distributions are.
@@ -113,11 +115,11 @@ class QuestionJudge(StatisticJudge):
                 "loyalty: teacher and student cut the contexts into different tokens, so their starts and ends cannot "
                 "be compared; use one tokenizer and one max_length, or leave 'loyalty' out."
             )
-        places, bounds = _positions(features)
-        logs = [_log_softmax(each.logits[places, side].astype(np.float64), bounds) for each in (teacher, student)]
-        best = [_first_best(each, bounds) for each in logs]
-        confidence = np.minimum(1.0, np.exp(logs[0][best[0]]))
-        return _Side(best[0] == best[1], _distances(logs[0], logs[1], bounds), confidence)
+        tokens = _tokens(features)
+        logits = [each.logits[tokens.places, side].astype(np.float64) for each in (teacher, student)]
+        found = [_probabilities(each, tokens) for each in logits]
+        best = [_first_best(each, tokens.bounds) for each in found]
+        return _Side(best[0] == best[1], _distances(found[0], found[1], tokens.bounds), found[0][best[0]])
 
 
 def _gold_answers(dataset: Dataset) -> list[list[str]]:
@@ -145,49 +147,57 @@ def _spans(predictions: Predictions) -> list[tuple[int, int] | None]:
     return [None if predictions.unanswered(each) else (each.start, each.end) for each in predictions.answers]
 
 
-def _positions(features: Features) -> tuple[Array, Array]:
-    """Return the tokens that a start or end may be at, context and first ones, and where each example's begin.
+class _Tokens(NamedTuple):
+    """What a start or end may be at, question after question: "no answer" first, then the tokens of its context.
 
-    The second has no entry for the end: example i's are `places[bounds[i]:bounds[i + 1]]`, as `reduceat` wants it.
+    Attributes:
+        places: in the flat tokens of all rows, (places,).
+        question: that each place belongs to, (places,).
+        token: the number of the token, over all questions, that each place is a copy of, (places,).
+        bounds: the first token of each question, (questions,), as `reduceat` wants it.
     """
+
+    places: Array
+    question: Array
+    token: Array
+    bounds: Array
+
+
+def _tokens(features: Features) -> _Tokens:
     assert features.starts is not None
-    eligible = np.asarray(features.starts) >= 0
-    eligible[features.offsets[:-1]] = True
+    starts = np.asarray(features.starts)
+    eligible = starts >= 0
+    eligible[features.offsets[:-1]] = True  # "no answer", where `starts` is -1
     places = np.flatnonzero(eligible)
-    first_rows = np.searchsorted(features.examples, np.arange(features.num_examples))
-    bounds: Array = np.searchsorted(places, features.offsets[first_rows])
-    return places, bounds
+    question = features.examples[np.searchsorted(features.offsets, places, side="right") - 1]
+    keys = np.stack([question, starts[places]], axis=1)
+    distinct, token = np.unique(keys, axis=0, return_inverse=True)  # sorted by question, then by place in the context
+    bounds = np.searchsorted(distinct[:, 0], np.arange(features.num_examples))
+    return _Tokens(places, question, token.reshape(-1), bounds)
 
 
-def _each(bounds: Array, total: int) -> Array:
-    examples: Array = np.repeat(np.arange(len(bounds)), np.diff([*bounds, total]))
-    return examples
-
-
-def _log_softmax(logits: Array, bounds: Array) -> Array:
-    """Return log-probabilities within each example, all examples one after the other."""
-    example = _each(bounds, len(logits))
-    shifted = logits - np.maximum.reduceat(logits, bounds)[example]
-    result: Array = shifted - np.log(np.add.reduceat(np.exp(shifted), bounds))[example]
+def _probabilities(logits: Array, tokens: _Tokens) -> Array:
+    """Return the probability of each token, those of one question adding up to 1, (tokens,)."""
+    highest = np.full(len(tokens.bounds), -np.inf)
+    np.maximum.at(highest, tokens.question, logits)
+    weights = np.bincount(tokens.token, np.exp(logits - highest[tokens.question]))
+    totals = np.add.reduceat(weights, tokens.bounds)
+    result: Array = weights / np.repeat(totals, np.diff([*tokens.bounds, len(weights)]))
     return result
 
 
 def _first_best(values: Array, bounds: Array) -> Array:
-    """Return where each example's largest value first stands."""
-    example = _each(bounds, len(values))
-    candidates = np.flatnonzero(values == np.maximum.reduceat(values, bounds)[example])
-    _, first = np.unique(example[candidates], return_index=True)
+    """Return where each question's largest value first stands."""
+    question = np.repeat(np.arange(len(bounds)), np.diff([*bounds, len(values)]))
+    candidates = np.flatnonzero(values == np.maximum.reduceat(values, bounds)[question])
+    _, first = np.unique(question[candidates], return_index=True)
     best: Array = candidates[first]
     return best
 
 
-def _distances(log_p: Array, log_q: Array, bounds: Array) -> Array:
-    """Return the Jensen-Shannon distance, base e, of each example's two distributions."""
-
-    def entropy(log_a: Array, log_b: Array) -> Array:  # KL(A || M) in nats, M the mean; exactly 0 where the two agree
-        terms: Array = np.exp(log_a) * (np.log(2) - np.logaddexp(0.0, log_b - log_a))
-        return terms
-
-    divergence = 0.5 * np.add.reduceat(entropy(log_p, log_q) + entropy(log_q, log_p), bounds)
+def _distances(p: Array, q: Array, bounds: Array) -> Array:
+    """Return the Jensen-Shannon distance, base e, of each question's two distributions; exactly 0 where they agree."""
+    middle = (p + q) / 2
+    divergence = 0.5 * np.add.reduceat(rel_entr(p, middle) + rel_entr(q, middle), bounds)
     result: Array = np.sqrt(np.clip(divergence, 0.0, np.log(2)))
     return result

@@ -51,6 +51,7 @@ class TaggingJudge(StatisticJudge):
         if self.task.scheme:
             found["entity_f1"] = self._f1(tags, gold, offsets)
             found["entity_f1_strict"] = self._f1(tags, gold, offsets, strict=True)
+        if "entity_f1_conlleval" in self.names:
             found["entity_f1_conlleval"] = self._f1(tags, gold, offsets, script=True)
         return found
 
@@ -68,5 +69,11 @@ class TaggingJudge(StatisticJudge):
         found = {"label": ratio(agreeing, sizes)}
         found |= probability_loyalties(teacher.logits, student.logits, sentence, sentences)
         if self.task.scheme:
-            found["entity"] = self._f1(student.logits.argmax(-1), teacher.logits.argmax(-1), offsets)
+            spans = self._f1(student.logits.argmax(-1), teacher.logits.argmax(-1), offsets)
+            found["entity"] = Statistic(spans.rows, _agreement)
         return found
+
+
+def _agreement(counts: Array) -> Array:
+    """Return the F1 of two models' spans; 1 where neither has any."""
+    return np.where(counts[:, 1:].sum(-1) == 0, 1.0, f1_from_counts(counts))
