@@ -209,3 +209,10 @@ def test_without_a_place_to_write_tokens_are_kept_in_memory(letters_tokenizer, t
     task = make_task("classification")
     bc.FineTune(**SHORT).compress(make_model(task, letters_tokenizer), task)
     assert "kept in memory" in caplog.text
+
+
+def test_no_epochs_take_a_teacher_as_it_is(task, model):
+    untrained = dataclasses.replace(task, train=None)
+    taken = bc.FineTune(epochs=0).compress(model, untrained)
+    np.testing.assert_array_equal(taken.predict(task.test).logits, model.predict(task.test).logits)
+    assert taken.history[-1].method == "fine_tune"

@@ -36,14 +36,17 @@ class FineTune(TrainingSettings):
     def compress(
         self, model: Model, task: Task | None, *, teacher: Model | None = None, context: Context | None = None
     ) -> Model:
-        """Return a model trained on the task's labels; a teacher is not used.
+        """Return a model trained on the task's labels; with `epochs=0` the model as it is. A teacher is not used.
 
         Raises:
             ConfigError: there is no task, or the model's head does not answer it.
         """
-        from bertcompress.compressors.fitting import fit, step_of
+        from bertcompress.compressors.fitting import check_head, fit, step_of
 
         self.plan(model.spec, task)
+        if self.epochs == 0 and task is not None:
+            check_head(self.method, model, task)
+            return model.copy().after(step_of(self, None), task=task)
         task = require_task(self.method, task)
         tuned = model.copy()
         result = fit(self.method, tuned, task, self, weights=self.objective_weights(task.kind), context=context)
