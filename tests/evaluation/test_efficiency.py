@@ -21,6 +21,7 @@ from bertcompress.encoder.spec import Embeddings, EncoderSpec, uniform_layers
 from bertcompress.errors import ConfigError
 from bertcompress.evaluation import efficiency
 from bertcompress.evaluation.efficiency import Runner, measure_latency
+from bertcompress.evaluation.result import Evaluation, ModelResult
 from bertcompress.model import Model, head_for
 
 
@@ -255,6 +256,32 @@ def test_what_is_counted_are_examples_and_not_their_rows(
     assert found["joined"]["timed"] == "forward pass, without tokenization"
     assert "rows_per_example" not in found["joined"]
     assert json.dumps(found)
+
+
+def test_the_table_tells_what_was_timed_of_models_that_read_the_examples_differently(
+    clock: Clock, letters_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    data = make_dataset({"text": ["ab cd"] * 40, "text_pair": ["ef gh"] * 40})
+    runners = {
+        "apart": clock.runner("apart", letters_tokenizer, lambda _: 0.001, kind="embedding"),
+        "joined": clock.runner("joined", letters_tokenizer, lambda _: 0.001),
+    }
+    latency = measure_latency(runners, data, baseline="joined", rounds=20, throughput_batches=2)
+    results = {name: ModelResult(1, 1, 1, 1, 1, 40, measured={"latency": each}) for name, each in latency.items()}
+    about = {"name": "toy", "kind": "embedding", "split": "test"}
+
+    def table(name: str, teacher: str | None) -> str:
+        return str(Evaluation(about, results[name], results[teacher] if teacher else None, {}, 128, 0))
+
+    alone = table("apart", None)
+    assert "Timed in turn: forward pass of all rows of an example (2.00 on average), without tokenization;" in alone
+    assert "batch 1, 20 examples of 12 tokens (median; 95% have at most 12); throughput at batches of 32." in alone
+    assert "teacher" not in alone
+    assert "The teacher reads them as 11 tokens (median; 95% have at most 11)." in table("apart", "joined")
+    assert "The teacher reads them as 12 tokens (median; 95% have at most 12) in 2.00 rows (on average)." in table(
+        "joined", "apart"
+    )
+    assert "The teacher reads" not in table("joined", "joined")
 
 
 def test_an_example_of_many_rows_is_answered_in_several_forwards_that_are_timed_together(
