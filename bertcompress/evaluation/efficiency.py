@@ -1,9 +1,13 @@
-"""How fast models answer, measured against each other: latency, throughput and speed-up on real sentences.
+"""How fast models answer, measured against each other: latency, throughput and speed-up on real examples.
 
-All models are timed in turn, in a seeded random order within each round, on the same sentence; so what disturbs the
+All models are timed in turn, in a seeded random order within each round, on the same example; so what disturbs the
 machine disturbs all of them, and a speed-up is the median of ratios taken within rounds, with a bootstrap interval,
-never a ratio of two separate runs. Latency is that of one sentence at its own length; throughput that of batches of
-32 sentences of similar length. Both are of the forward pass, as tokenization costs every model the same.
+never a ratio of two separate runs. Latency is that of one example at its own length; throughput that of batches of
+32 examples of similar length. Both are of the forward pass, as tokenization costs every model the same.
+
+An example is answered once all its rows are: the parts of a long sentence, the windows over a context, the two texts
+of an embedded pair. How many there are depends on the model's tokenizer and length, so models are only comparable by
+the example.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from bertcompress.data.features import Features, featurize
+from bertcompress.data.tokenize import ranges
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.evaluation.hardware import isa_flags, load_average, usable_cores
 from bertcompress.evaluation.intervals import bootstrap_interval
@@ -28,8 +33,11 @@ from bertcompress.model import WINDOW
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from bertcompress.encoder.spec import EncoderSpec
+
 Batch: TypeAlias = dict[str, torch.Tensor]
 Seconds: TypeAlias = npt.NDArray[np.float64]
+Numbers: TypeAlias = npt.NDArray[np.int64]
 
 ROUNDS = 200
 MIN_ROUNDS = 20
@@ -54,6 +62,10 @@ class Measurable(Protocol):
     def max_length(self) -> int:
         """Tokens of the longest input."""
 
+    @property
+    def spec(self) -> EncoderSpec:
+        """The description of the network."""
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -66,6 +78,7 @@ class Runner:
         max_length: tokens of the longest input.
         runtime: what executes it.
         device: where.
+        kind: "embedding" if it reads the texts of a pair apart; everything else is told by the data set's columns.
     """
 
     call: Callable[[Batch], object]
@@ -73,6 +86,40 @@ class Runner:
     max_length: int
     runtime: str = "torch"
     device: str = "cpu"
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A runner with the rows that it reads, and where those of each example begin, (examples + 1,)."""
+
+    runner: Runner
+    features: Features
+    begins: npt.NDArray[np.int64]
+
+    def rows(self, examples: Numbers) -> Numbers:
+        """Return how many rows each of some examples has."""
+        return self.begins[examples + 1] - self.begins[examples]
+
+    def tokens(self, examples: Numbers) -> Numbers:
+        """Return how many tokens the rows of each of some examples have together."""
+        ends = self.features.offsets[self.begins]
+        return np.asarray(ends[examples + 1] - ends[examples])
+
+    def batches(self, examples: Numbers, most: int) -> list[Batch]:
+        """Return all rows of some examples, in several batches of similar length where they are more than `most`."""
+        rows = ranges(self.begins[examples], self.rows(examples))
+        parts = [rows]
+        if len(rows) > most:
+            rows = rows[np.argsort(self.features.lengths[rows], kind="stable")]
+            parts = np.array_split(rows, -(-len(rows) // most))
+        collated = [self.features.collate(part) for part in parts]
+        return [{name: each[name].to(self.runner.device) for name in INPUTS} for each in collated]
+
+    def answer(self, batches: Sequence[Batch]) -> None:
+        """Answer them all, one after the other."""
+        for batch in batches:
+            self.runner.call(batch)
 
 
 def torch_runner(model: Measurable) -> Runner:
@@ -86,7 +133,8 @@ def torch_runner(model: Measurable) -> Runner:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return Runner(call, model.tokenizer, model.max_length, "torch", str(device))
+    kind = "embedding" if model.spec.head.task == "none" else None  # as Model.featurize
+    return Runner(call, model.tokenizer, model.max_length, "torch", str(device), kind)
 
 
 def measure_latency(
@@ -101,15 +149,15 @@ def measure_latency(
     threads: int | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Time models in turn on the same real sentences.
+    """Time models in turn on the same real examples, each with all the rows that a model makes of it.
 
     Args:
         models: by name; a `Runner` for another runtime than torch.
-        dataset: sentences to answer, `text` (and `text_pair`); a seeded sample of them is used.
+        dataset: examples of any kind of task; a seeded sample of them is used.
         baseline: name of the model that speed-ups are relative to; none are taken without it.
-        rounds: sentences answered by every model, one at a time, for the latency.
+        rounds: examples answered by every model, one at a time, for the latency.
         throughput_batches: batches of similar length answered by every model for the throughput.
-        batch_size: sentences in each of these.
+        batch_size: examples in each of these; one forward takes so many rows, or 32 if that is more.
         budget_seconds: after so long, either measurement ends early, but not before 20 rounds (2 batches).
         threads: of torch on the CPU; as set now by default.
         seed: of the sample and of the order.
@@ -117,7 +165,8 @@ def measure_latency(
     Returns:
         For each name: `p50_ms`, `p95_ms`, `throughput_examples_per_second`, with a baseline `speedup` and
         `throughput_speedup` with their 95% intervals, and the conditions: runtime, device, threads, instruction sets,
-        batch sizes, lengths in tokens, rounds.
+        batch sizes, `length` and `length_p95` in tokens of an example (in all its rows), rounds. Where examples have
+        other than one row, `rows_per_example`, their mean number.
 
     Raises:
         ConfigError: there is nothing to measure, or no model has the baseline's name.
@@ -127,18 +176,19 @@ def measure_latency(
     sample = dataset.select(random.permutation(len(dataset))[: max(rounds, throughput_batches * batch_size)].tolist())
     load = load_average()
     with _quiet(models, threads):
-        runners = [each if isinstance(each, Runner) else torch_runner(each) for each in models.values()]
-        features = [_featurized(sample, each) for each in runners]
-        singles = _plan(features[0].lengths, 1, rounds, random)
-        grouped = _plan(features[0].lengths, batch_size, throughput_batches, random)
-        one = _time(runners, features, singles, MIN_ROUNDS, budget_seconds, random)
-        many = _time(runners, features, grouped, 2, budget_seconds, random)
+        readers = [_reader(sample, each) for each in models.values()]
+        tokens = readers[0].tokens(np.arange(len(sample)))
+        singles = _plan(tokens, 1, rounds, random)
+        grouped = _plan(tokens, batch_size, throughput_batches, random)
+        most = max(batch_size, BATCH_SIZE)
+        one = _time(readers, singles, most, MIN_ROUNDS, budget_seconds, random)
+        many = _time(readers, grouped, most, 2, budget_seconds, random)
         used = torch.get_num_threads()
     rows = {}
-    for place, (name, runner) in enumerate(zip(models, runners, strict=True)):
-        lengths = features[place].lengths[np.concatenate(singles[: len(one)])]
+    timed = np.concatenate(singles[: len(one)])
+    for place, (name, reader) in enumerate(zip(models, readers, strict=True)):
         rows[name] = {
-            **_conditions(runner, lengths, used),
+            **_conditions(reader, timed, used),
             "load_before": load,
             **_numbers(one[:, place], many[:, place], batch_size),
         }
@@ -148,10 +198,12 @@ def measure_latency(
     return rows
 
 
-def _featurized(sample: Dataset, runner: Runner) -> Features:
-    """Return the rows that are timed: texts, parts of sentences, or windows of a usual length."""
+def _reader(sample: Dataset, model: Measurable | Runner) -> _Reader:
+    """Tokenize the sample as the model reads it: texts, parts of sentences, or windows of a usual length."""
+    runner = model if isinstance(model, Runner) else torch_runner(model)
     longest = min(runner.max_length, WINDOW) if "question" in sample.column_names else runner.max_length
-    return featurize(sample, runner.tokenizer, max_length=longest)
+    features = featurize(sample, runner.tokenizer, max_length=longest, kind=runner.kind)
+    return _Reader(runner, features, np.searchsorted(features.examples, np.arange(len(sample) + 1)).astype(np.int64))
 
 
 def _check(
@@ -187,61 +239,59 @@ def _quiet(models: Mapping[str, Measurable | Runner], threads: int | None) -> It
             network.train(mode)
 
 
-def _plan(
-    lengths: npt.NDArray[np.int64], batch_size: int, batches: int, random: np.random.Generator
-) -> list[npt.NDArray[np.int64]]:
+def _plan(tokens: Numbers, batch_size: int, batches: int, random: np.random.Generator) -> list[Numbers]:
     """Return so many batches of examples of similar length, beginning anew where the examples do not suffice."""
-    wanted = np.resize(np.arange(len(lengths)), batches * batch_size)
-    wanted = wanted[np.argsort(lengths[wanted], kind="stable")]
+    wanted = np.resize(np.arange(len(tokens)), batches * batch_size)
+    wanted = wanted[np.argsort(tokens[wanted], kind="stable")]
     parts = np.split(wanted, batches)
     return [parts[place] for place in random.permutation(batches)]  # shuffled: the budget may end them early
 
 
 def _time(
-    runners: Sequence[Runner],
-    features: Sequence[Features],
-    plan: Sequence[npt.NDArray[np.int64]],
+    readers: Sequence[_Reader],
+    plan: Sequence[Numbers],
+    most: int,
     least: int,
     budget: float,
     random: np.random.Generator,
 ) -> Seconds:
     """Return the seconds of each round and model, (rounds, models); the plan may be cut short by the budget."""
-    for rows in plan[: least // 2]:  # warm-up: allocators, kernels and caches
-        for runner, tokens in zip(runners, features, strict=True):
-            runner.call(_inputs(tokens, rows, runner.device))
+    for examples in plan[: least // 2]:  # warm-up: allocators, kernels and caches
+        for reader in readers:
+            reader.answer(reader.batches(examples, most))
     result: list[list[float]] = []
     started = time.perf_counter()
-    for rows in plan:
+    for examples in plan:
         if len(result) >= least and time.perf_counter() - started > budget:
             break
-        batches = [_inputs(tokens, rows, runner.device) for runner, tokens in zip(runners, features, strict=True)]
-        taken = [0.0] * len(runners)
-        for place in random.permutation(len(runners)).tolist():
+        batches = [reader.batches(examples, most) for reader in readers]
+        taken = [0.0] * len(readers)
+        for place in random.permutation(len(readers)).tolist():
             before = time.perf_counter()
-            runners[place].call(batches[place])
+            readers[place].answer(batches[place])
             taken[place] = time.perf_counter() - before
         result.append(taken)
     return np.asarray(result, dtype=np.float64)
 
 
-def _inputs(features: Features, rows: npt.NDArray[np.int64], device: str) -> Batch:
-    collated = features.collate(rows)
-    return {name: collated[name].to(device) for name in INPUTS}
-
-
-def _conditions(runner: Runner, lengths: npt.NDArray[np.int64], threads: int) -> dict[str, Any]:
+def _conditions(reader: _Reader, examples: Numbers, threads: int) -> dict[str, Any]:
+    tokens, rows = reader.tokens(examples), reader.rows(examples)
+    several = bool((rows != 1).any())
+    mean = float(rows.mean())
+    whole = f" of all rows of an example ({mean:.2f} on average)" if several else ""
     return {
-        "runtime": runner.runtime,
-        "device": runner.device,
+        "runtime": reader.runner.runtime,
+        "device": reader.runner.device,
         "threads": threads,
         "cores": usable_cores(),
         "isa": isa_flags(),
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "timed": "forward pass, without tokenization",
+        "timed": f"forward pass{whole}, without tokenization",
         "batch": 1,
-        "length": int(np.median(lengths)),
-        "length_p95": int(np.percentile(lengths, 95)),
-        "rounds": len(lengths),
+        "length": int(np.median(tokens)),
+        "length_p95": int(np.percentile(tokens, 95)),
+        **({"rows_per_example": mean} if several else {}),
+        "rounds": len(examples),
     }
 
 

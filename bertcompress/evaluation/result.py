@@ -158,7 +158,7 @@ class Evaluation:
                 f"[ ]: 95% bootstrap interval over the examples, seed {self.seed}; scores and loyalty times 100."
             )
         if self.model.latency:
-            lines.append(_conditions(self.model.latency))
+            lines.append(_conditions(self.model.latency, self.teacher.latency if self.teacher is not None else {}))
         return [*lines, *self.notes]
 
     def __str__(self) -> str:
@@ -256,7 +256,7 @@ def _times(latency: Mapping[str, Any], name: str) -> str:
     return f"{latency[name]:.2f}x [{low:.2f}, {high:.2f}]"
 
 
-def _conditions(latency: Mapping[str, Any]) -> str:
+def _conditions(latency: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
     load, cores = latency["load_before"], latency["cores"]
     busy = ""
     if load is not None and load > 1.5 * cores:
@@ -267,6 +267,17 @@ def _conditions(latency: Mapping[str, Any]) -> str:
     return (
         f"Timed in turn: {latency['timed']}; {latency['runtime']} on {latency['device']}, "
         f"{latency['threads']} threads, {latency['torch_cpu_capability']}; latency at batch 1, "
-        f"{latency['rounds']} sentences of {latency['length']} tokens (median; 95% have at most "
-        f"{latency['length_p95']}); throughput at batch {latency['throughput_batch']}.{busy}"
+        f"{latency['rounds']} examples of {latency['length']} tokens (median; 95% have at most "
+        f"{latency['length_p95']}); throughput at batches of {latency['throughput_batch']}."
+        f"{_read_otherwise(latency, teacher)}{busy}"
     )
+
+
+def _read_otherwise(latency: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    """Say how a teacher with another tokenizer or length reads the same examples; nothing if it reads them alike."""
+    read = [(each.get("length"), each.get("length_p95"), each.get("rows_per_example")) for each in (latency, teacher)]
+    if not teacher or read[0] == read[1]:
+        return ""
+    length, most, rows = read[1]
+    shared = f" in {rows:.2f} rows (on average)" if rows else ""
+    return f" The teacher reads them as {length} tokens (median; 95% have at most {most}){shared}."
