@@ -56,7 +56,7 @@ class Breakdown:
 def read(entry: Entry) -> Breakdown | None:
     """Return a student's breakdown; None where nothing of it was recorded or can be read."""
     values = entry.breakdown
-    groups = _shares(values.get("by_group"), lambda each: text.foreign(each.get("name")))
+    groups = _groups(entry)
     bins = _shares(values.get("by_confidence"), _stretch)
     departures = tuple(
         found for each in text.sequence(values.get("departures")) if (found := _departure(text.mapping(each)))
@@ -79,6 +79,21 @@ def read(entry: Entry) -> Breakdown | None:
         text.foreign(values.get("distance") or "distance"),
         _about(values, unit),
     )
+
+
+def together(entry: Entry, shown: Sequence[Share]) -> float:
+    """Return the share of all units that is kept: a mean over all groups, of which bars may show the largest only.
+
+    Args:
+        entry: the student.
+        shown: bars with at least one unit, which are taken where no groups were recorded.
+    """
+    every = _groups(entry) or shown
+    return sum(each.units * each.share for each in every) / sum(each.units for each in every)
+
+
+def _groups(entry: Entry) -> list[Share]:
+    return _shares(entry.breakdown.get("by_group"), lambda each: text.foreign(each.get("name")))
 
 
 def _about(values: Mapping[str, object], unit: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bertcompress.report import compare, svg, text
-from bertcompress.report.breakdown import Share
+from bertcompress.report.breakdown import Share, together
 from bertcompress.report.runs import Entry
 
 WIDTH, LEFT, RIGHT, TOP = 520.0, 62.0, 16.0, 30.0
@@ -302,7 +302,7 @@ NAME = 18  # characters of a bar's name
 
 
 def shares(title: str, found: Sequence[Share], unit: str, model: Numbered) -> str:
-    """Return one bar per share, from 0 to 1, with its interval as a whisker and all of them together dotted."""
+    """Return one bar per share, from 0 to 1, with its interval as a whisker and all units together dotted."""
     top = TOP + 16
     bottom = top + ROW * len(found)
     across = svg.Axis(0.0, 1.0, BAR_LEFT, BAR_RIGHT)
@@ -313,7 +313,7 @@ def shares(title: str, found: Sequence[Share], unit: str, model: Numbered) -> st
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         marks.append(svg.element("line", x1=across(tick), x2=across(tick), y1=top, y2=bottom, class_="grid"))
     marks += [_bar(each, across, top + ROW * place, unit, model.series) for place, each in enumerate(found)]
-    mean = sum(each.units * each.share for each in found) / sum(each.units for each in found)
+    mean = together(model.entry, found)
     marks.append(svg.element("line", x1=across(mean), x2=across(mean), y1=top, y2=bottom, class_="front"))
     for tick in (0, 50, 100):
         marks.append(svg.words(f"{tick}{text.THIN_SPACE}%", across(tick / 100), bottom + 18, "tick", "middle"))

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 SEAL, RESULTS = "member.json", "results.json"
 SEAL_VERSION = 1
+_SEALED = {"results", "steps", "further", "partial"}  # what is read of a seal
 DIAGNOSED = "mnli"  # the task whose models answer the diagnostic set AX
 
 
@@ -85,6 +86,7 @@ class Member:
         mark = fingerprint(run.check(), diagnostic.fingerprint() if diagnostic is not None else None)
         sealed = _sealed(self.path, mark)
         if sealed is None:
+            (self.path / SEAL).unlink(missing_ok=True)  # it must not outlast what it was put on, if this is interrupted
             runs.execute(run)
             sealed = {
                 "format_version": SEAL_VERSION,
@@ -102,7 +104,7 @@ class Member:
 
     def results(self) -> dict[str, Any] | None:
         """Return the results of the finished run with its further scores and environment; None if it is not there."""
-        seal = _read(self.path / SEAL)
+        seal = _seal_of(self.path)
         results = _read(self.path / RESULTS)
         if seal is None or results is None or seal.get("settings") != self.settings():
             return None
@@ -116,12 +118,23 @@ class Member:
 
 def _sealed(path: Path, mark: str) -> dict[str, Any] | None:
     """Return the seal of a run that is there, whole, and made of what it would be made of now; otherwise None."""
-    seal, folder = _read(path / SEAL), RunFolder(path)
-    if seal is None or seal.get("format_version") != SEAL_VERSION or seal["fingerprint"] != mark:
+    seal, folder = _seal_of(path), RunFolder(path)
+    if seal is None or seal.get("fingerprint") != mark:
+        return None
+    return seal if all(folder.finished(name, step) for name, step in seal["steps"].items()) else None
+
+
+def _seal_of(path: Path) -> dict[str, Any] | None:
+    """Return the seal of a run whose results and steps are those that it was put on; otherwise None.
+
+    The steps' weights are not read, which would take long for a whole suite.
+    """
+    seal = _read(path / SEAL)
+    if seal is None or seal.get("format_version") != SEAL_VERSION or not _SEALED <= seal.keys():
         return None
     if not (path / RESULTS).is_file() or sha256(path / RESULTS) != seal["results"]:
         return None
-    return seal if all(folder.finished(name, step) for name, step in seal["steps"].items()) else None
+    return seal if all(_mark_of(path / name) == mark for name, mark in seal["steps"].items()) else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -137,8 +150,8 @@ def _models(path: Path) -> list[str]:
     return [model["name"] for model in json.loads((path / RESULTS).read_text(encoding="utf-8"))["models"]]
 
 
-def _mark_of(step: Path) -> str:
-    return str(json.loads((step / STEP_FILE).read_text(encoding="utf-8"))["fingerprint"])
+def _mark_of(step: Path) -> str | None:
+    return (_read(step / STEP_FILE) or {}).get("fingerprint")
 
 
 def _diagnostic() -> Task | None:

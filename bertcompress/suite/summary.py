@@ -146,13 +146,17 @@ def _over_seeds(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, A
                 "score": score,
                 "kept": _share(score["median"], teacher["median"]) if score and teacher else None,
                 "scores": _spreads([model["scores"] for model in models]),
-                "further": {
-                    split: _spreads([model["further"][split] for model in models]) for split in first["further"]
-                },
+                "further": _further(models),
                 "loyalty": _spreads([model["loyalty"] for model in models]),
             }
         )
     return merged
+
+
+def _further(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return split -> metric -> spread; labels may have come when some seeds were scored already."""
+    splits = dict.fromkeys(split for model in models for split in model["further"])
+    return {split: _spreads([model["further"].get(split, {}) for model in models]) for split in splits}
 
 
 def _share(score: float | None, teacher: float | None) -> float | None:
@@ -161,7 +165,8 @@ def _share(score: float | None, teacher: float | None) -> float | None:
 
 
 def _spreads(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float] | None]:
-    return {name: spread(each.get(name) for each in scores) for name in scores[0]}
+    names = dict.fromkeys(name for each in scores for name in each)
+    return {name: spread(each.get(name) for each in scores) for name in names}
 
 
 def _note(environments: list[dict[str, Any]], environment: Mapping[str, Any], run: str) -> None:

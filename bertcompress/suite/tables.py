@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertcompress.evaluation.titles import loyalty_title
 from bertcompress.report import text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-COLUMNS = ("task", "score", "teacher", "student", "kept", "label loyalty", "seeds", "train", "scored")
+COLUMNS = ("task", "score", "teacher", "student", "kept", "loyalty", "seeds", "train", "scored")
 
 
 def rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -38,7 +39,6 @@ def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
         )
     teacher, student = task["models"][0], task["models"][-1] if len(task["models"]) > 1 else None
     kept = student["kept"] if student else None
-    loyalty = student["loyalty"].get("label") if student else None
     counts, split = task["task"]["counts"], task["task"]["split"]
     return (
         task["name"],
@@ -46,11 +46,17 @@ def _row(task: Mapping[str, Any]) -> tuple[str, ...]:
         _spread(teacher["score"]),
         _spread(student["score"] if student else None),
         text.DASH if kept is None else text.percent(kept),
-        _spread(loyalty),
+        _loyalty(student["loyalty"] if student else {}, task["task"]["kind"]),
         seeds,
         text.whole(counts["train"]) if counts.get("train") else text.DASH,
         f"{text.whole(counts[split])} ({split})",
     )
+
+
+def _loyalty(values: Mapping[str, Any], kind: str) -> str:
+    """Return how far the student answers as its teacher does; on some kinds of task that is no share of labels."""
+    title, spread = loyalty_title(kind, "label"), _spread(values.get("label"))
+    return spread if title == "label loyalty" or spread == text.DASH else f"{title} {spread}"
 
 
 def _spread(values: Mapping[str, float] | None) -> str:
@@ -64,7 +70,8 @@ def _spread(values: Mapping[str, float] | None) -> str:
 def notes(results: Mapping[str, Any]) -> list[str]:
     """Return what a reader has to know beside the table, a sentence each."""
     found = [f"Medians over the seeds {', '.join(map(str, results['seeds']))}, with their range; "
-             "kept: the student's median over the teacher's."]  # fmt: skip
+             "kept: the student's median over the teacher's; loyalty: label loyalty, unless a cell says what else it "
+             "is."]  # fmt: skip
     tasks = results["tasks"]
     validation = [task["name"] for task in tasks if task["task"] and task["task"]["split"] == "validation"]
     if validation:

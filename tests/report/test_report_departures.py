@@ -224,6 +224,21 @@ def test_many_groups_are_cut_to_the_largest(kinds: ModuleType) -> None:
         assert f"Not shown: 130 smaller groups of {units:,} examples in all, 50.0 % kept." in told
 
 
+def test_the_dotted_line_is_all_units_and_not_only_those_shown(kinds: ModuleType) -> None:
+    results = kinds.of_kind("classification")
+    large = [{"name": f"g{place}", "units": 100, "label": 1.0, "interval": [0.9, 1.0]} for place in range(20)]
+    small = [{"name": f"s{place}", "units": 50, "label": 0.25, "interval": [0.1, 0.4]} for place in range(40)]
+    found = results["models"][1]["breakdown"]
+    found["by_group"] = small + large
+    found["by_confidence"] = [{"from": 0.9, "to": 1.0, "units": 7, "label": 0.0, "interval": [0.0, 0.4]}]
+    del results["models"][2]["breakdown"]
+    html = render_html([Run(results)])
+    assert "dotted: all examples together" in Page(html).words
+    drawings = [ElementTree.fromstring(each) for each in re.findall(r"<svg.*?</svg>", section(html), flags=re.DOTALL)]
+    dotted = [float(mark.get("x1", "")) for each in drawings for mark in each.iter() if mark.get("class") == "front"]
+    assert dotted == pytest.approx([150 + 246 * 0.625] * 2, abs=0.1)
+
+
 Test = Callable[..., str]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -32,20 +33,40 @@ def few_resamples():
         yield
 
 
+def settle() -> None:
+    """Take what is alive out of the garbage collection.
+
+    A suite collects after every run, and to look at all that the libraries hold takes longer than a toy run.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def settled():
+    """Do so with what is imported, until the end."""
+    settle()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def finished_place(one_thread, few_resamples, tmp_path_factory, letters_tokenizer) -> Path:
     """A folder with the checkpoint `bert`, both tasks, `toys.yaml`, and its finished suite in `runs/toys`."""
-    place = tmp_path_factory.mktemp("toys")
+    place = tmp_path_factory.mktemp("toys") / "place"
+    place.mkdir()
     write_checkpoint(place / "bert", letters_tokenizer)
     toy_suite.write_tasks(place)
     run_suite(toy_suite.write_suite(place / "toys.yaml"), output=place / "runs" / "toys")
-    return place
+    settle()
+    return shutil.copytree(place, place.with_name("finished"))
 
 
 @pytest.fixture
-def place(finished_place, tmp_path, monkeypatch) -> Path:
-    """A copy of it, which is the working directory."""
-    copy = tmp_path / "place"
+def place(finished_place, monkeypatch) -> Path:
+    """A copy of it where it was made, so that it is as finished there; the working directory."""
+    copy = finished_place.with_name("place")
+    shutil.rmtree(copy)
     shutil.copytree(finished_place, copy)
     monkeypatch.chdir(copy)
     return copy
@@ -55,6 +76,14 @@ def place(finished_place, tmp_path, monkeypatch) -> Path:
 def fresh_place(place) -> Path:
     """A copy of it in which nothing has been run."""
     shutil.rmtree(place / "runs")
+    return place
+
+
+@pytest.fixture
+def half_place(place) -> Path:
+    """A copy of it in which the second and the third of the four runs have not been made."""
+    for member in ("letters/seed-1", "lengths/seed-0"):
+        shutil.rmtree(place / "runs/toys" / member)
     return place
 
 
@@ -69,6 +98,7 @@ def finished_glue(one_thread, few_resamples, tmp_path_factory, letters_tokenizer
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BERTCOMPRESS_DATA", str(place))
         run_suite(config, output=place / "runs" / "glue")
+    settle()
     return place
 
 

@@ -49,14 +49,14 @@ def test_a_tasks_number_is_the_usual_one(task, scores, further, label, score):
     assert found[1] == (None if score is None else pytest.approx(score))
 
 
-def task_of(name, teacher, student=None, split="validation", partial=()):
+def task_of(name, teacher, student=None, split="validation", partial=(), kind="classification", loyalty=None):
     scores = [teacher] if student is None else [teacher, 0.0, student]
     models = [
-        {"name": f"{n}", "score": {"median": score, "min": score, "max": score}, "kept": None, "loyalty": {},
-         "further": {}}
+        {"name": f"{n}", "score": {"median": score, "min": score, "max": score}, "kept": None,
+         "loyalty": {"label": loyalty} if loyalty else {}, "further": {}}
         for n, score in enumerate(scores)
     ]  # fmt: skip
-    about = {"name": name, "split": split, "counts": {split: 1000}}
+    about = {"name": name, "kind": kind, "split": split, "counts": {split: 1000}}
     run = {"seed": 0, "folder": f"{name}/seed-0", "state": "finished", "error": ""}
     return {"name": f"my-{name}", "task": about, "score": "accuracy", "models": models, "partial": list(partial),
             "left_out": "", "start_from": None, "runs": [run]}  # fmt: skip
@@ -123,3 +123,22 @@ def test_the_table_has_a_row_for_every_task_whatever_became_of_it():
     text = render_markdown(results)
     assert text.startswith("# Suite all \\| of it\n")
     assert "Validation scores: my-cola, my-rte." in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("classification", ""),
+        ("tagging", ""),
+        ("question_answering", "answer loyalty "),
+        ("regression", "concordance "),
+        ("embedding", "shared neighbours "),
+    ],
+)
+def test_what_is_no_label_loyalty_is_called_what_it_is(kind, said):
+    loyalty = {"median": 0.75, "min": 0.5, "max": 0.875}
+    tasks = [task_of("mine", 0.4, 0.2, kind=kind, loyalty=loyalty), task_of("yours", 0.4, kind=kind)]
+    results = {"name": "all", "seeds": [0, 1], "tasks": tasks, "average": None, "environments": [], "environment": {}}
+    place = COLUMNS.index("loyalty")
+    assert [row[place] for row in rows(results)] == [f"{said}0.750 (0.500 to 0.875)", "\u2013"]
+    assert "loyalty: label loyalty, unless a cell says what else it is" in notes(results)[0]
