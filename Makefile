@@ -28,6 +28,7 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.peers.training
 	$(BIN)/python -m benchmarks.peers.forward
+	$(BIN)/python -m benchmarks.peers.evaluation
 
 $(READY): pyproject.toml constraints.txt .ci/install-torch
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'bertcompress needs Python 3.10 or newer; try: make PYTHON=python3.11')"

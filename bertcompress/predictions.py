@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bertcompress.data.features import Features
 
 PREDICTION_TOKENS = 4096  # padded tokens in one forward
-TRIM_SECONDS = 1.0  # between two times that memory is given back: here every batch has another length
+TRIM_SECONDS = 0.25  # between two times that memory is given back: here every batch has another length
 COLUMN_ROWS = 512  # values of a column that are read at once
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

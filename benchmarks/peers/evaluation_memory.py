@@ -49,7 +49,7 @@ def growth(model: bc.Model, task: Task, examples: int, folder: Path) -> dict[str
         return None if first is None or second is None else (second - first) * unit / added
 
     return {
-        "data": task.name,
+        "task": task.name,
         "examples": [len(data) for data in sizes],
         **{name: [each[name] for each in found] for name in found[0]},
         "bytes_per_example": per_example("peak_mib"),

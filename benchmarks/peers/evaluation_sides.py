@@ -28,13 +28,14 @@ from transformers import (
 import bertcompress as bc
 from bertcompress.data.batching import evaluation_batches, padded_tokens
 from bertcompress.data.features import Features
+from bertcompress.data.windows import window_overlap
 from bertcompress.evaluation.judges import judge_for
 from bertcompress.evaluation.metrics.squad import squad_scores
 from bertcompress.predictions import PREDICTION_TOKENS, network_logits, predictions_of
 
 Array = npt.NDArray[Any]
 MAX_LENGTHS = {"classification": 128, "question_answering": 384}  # `max_seq_length` of run_glue and run_qa
-STRIDE, N_BEST, LONGEST_ANSWER = 128, 20, 30  # of run_qa
+N_BEST, LONGEST_ANSWER = 20, 30  # of run_qa
 STEPS = ("tokenize", "forward", "score")
 
 
@@ -100,6 +101,11 @@ def run(side: Side) -> Run:
     return Run(dict(zip(STEPS, np.diff(clock).tolist(), strict=True)), scores, rows, output)
 
 
+def max_length(model: bc.Model, task: bc.Task) -> int:
+    """Return the tokens of a row: as the example scripts have it, if the model reads so many."""
+    return min(MAX_LENGTHS[task.kind], model.max_length)
+
+
 @dataclass(frozen=True)
 class Ours:
     """What `Model.predict` and a judge do."""
@@ -110,7 +116,7 @@ class Ours:
 
     def tokenize(self) -> Features:
         """Make flat arrays of tokens."""
-        return self.model.featurize(self.split, max_length=MAX_LENGTHS[self.task.kind])
+        return self.model.featurize(self.split, max_length=max_length(self.model, self.task))
 
     def forward(self, rows: Features) -> Array:
         """Return the logits of the rows."""
@@ -143,6 +149,7 @@ class Peer:
         tokenizer: the same as ours.
         task: of classification, or of questions that all have an answer.
         split: what is evaluated.
+        max_length: tokens of a row.
         batch_size: rows in a batch.
         pad_to_max_length: whether tokenization pads each row to the longest allowed, as the example scripts do if
             not told otherwise; else `DataCollatorWithPadding` pads each batch to its longest row.
@@ -152,6 +159,7 @@ class Peer:
     tokenizer: PreTrainedTokenizerBase
     task: bc.Task
     split: Dataset
+    max_length: int
     batch_size: int
     pad_to_max_length: bool
 
@@ -166,7 +174,7 @@ class Peer:
             batched=True,
             fn_kwargs={
                 "tokenizer": self.tokenizer,
-                "max_length": MAX_LENGTHS[self.task.kind],
+                "max_length": self.max_length,
                 "padding": "max_length" if self.pad_to_max_length else False,
             },
             remove_columns=self.split.column_names if self._questions else None,
@@ -218,19 +226,22 @@ class Peer:
 
 # Functions, not methods: `map` takes a fingerprint of what it calls, which would be that of the network as well.
 def _sentences(examples: Any, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Any:
-    return tokenizer(examples["text"], truncation=True, **options)
+    return tokenizer(examples["text"], truncation=True, return_token_type_ids=True, **options)
 
 
-def _windows(examples: Any, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Any:
+def _windows(examples: Any, tokenizer: PreTrainedTokenizerBase, max_length: int, padding: str | bool) -> Any:
     """Return windows with the example that each belongs to, and places of tokens, None outside the context."""
+    special = tokenizer.num_special_tokens_to_add(pair=True)
     rows = tokenizer(
         [question.lstrip() for question in examples["question"]],
         examples["context"],
         truncation="only_second",
-        stride=STRIDE,
+        max_length=max_length,
+        padding=padding,
+        stride=window_overlap(max_length, special, None),  # 128 at 384 tokens, as in run_qa
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
-        **options,
+        return_token_type_ids=True,  # BERT's own tokenizer does without being told, plain fast ones do not
     )
     rows["example_id"] = [examples["id"][number] for number in rows.pop("overflow_to_sample_mapping")]
     for row, places in enumerate(rows["offset_mapping"]):

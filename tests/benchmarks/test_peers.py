@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
+import sys
 
 import pytest
 import torch
 import yaml
+from datasets import Dataset, concatenate_datasets
 from transformers import BertConfig, BertModel
 
 import bertcompress as bc
 
 pytest.importorskip("benchmarks", reason="the benchmarks are part of the repository, not of the source archive")
 
-from benchmarks.peers import common, forward, training, training_run
+from benchmarks.peers import common, evaluation, evaluation_memory, evaluation_sides, forward, training, training_run
 
 
 @pytest.fixture
@@ -40,6 +43,26 @@ def tiny_task(tmp_path):
     described = {"kind": "classification", "text": "text", "label": "label", "labels": ["no", "yes"]}
     path = tmp_path / "letters.yaml"
     path.write_text(yaml.safe_dump({"name": "letters", "train": "train.tsv", "validation": "dev.tsv", **described}))
+    return str(path)
+
+
+@pytest.fixture
+def tiny_questions(tmp_path):
+    """A YAML file that describes 24 questions, on contexts of one window and of several."""
+    generator = random.Random(0)
+    for name in ("train", "dev"):
+        paragraphs = []
+        for number in range(12):
+            words = ["".join(generator.choices("abcdef", k=5)) for _ in range(generator.choice((8, 15, 60)))]
+            context, questions = " ".join(words), []
+            for place in (0, len(words) // 2):
+                answer = {"text": words[place], "answer_start": 6 * place}
+                questions.append({"id": f"{name}-{number}-{place}", "question": "  which?", "answers": [answer]})
+            paragraphs.append({"context": context, "qas": questions})
+        (tmp_path / f"questions.{name}.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    files = {"train": "questions.train.json", "validation": "questions.dev.json"}
+    path = tmp_path / "questions.yaml"
+    path.write_text(yaml.safe_dump({"name": "which", "kind": "question_answering", **files}))
     return str(path)
 
 
@@ -124,6 +147,71 @@ def test_a_forward_pass_that_differs_is_not_compared(tiny_model):
         found["ours"].layers[0].operations[1].output.bias[0] += 1.0
     with pytest.raises(SystemExit, match="ours differs from BertModel"):
         forward.compare(found, (2, 8), False, 1)
+
+
+def test_evaluations_agree_and_are_timed(tmp_path, tiny_model, tiny_task, tiny_questions):
+    output = tmp_path / "evaluation.json"
+    options = ["--model", tiny_model, "--tasks", tiny_task, tiny_questions, "--pairs", "2", "--memory-examples", "0"]
+    evaluation.main([*options, "--output", str(output)])
+    sentences, questions = json.loads(output.read_text())["tasks"]
+    assert (sentences["examples"], questions["examples"]) == (24, 24)
+    assert questions["sides"]["ours"]["rows"] > 24
+    for found in (sentences, questions):
+        sides, agreement = found["sides"], found["agreement"]
+        for name in ("best_case", "example_defaults"):
+            assert agreement[name]["largest_difference_of_logits"] < 1e-5
+            assert agreement[name]["differing_answers"] == 0
+            whole = [[sum(seconds.values()) for seconds in sides[side]["seconds"]] for side in (name, "ours")]
+            mean = sum(peer / ours for peer, ours in zip(*whole, strict=True)) / 2  # the median of two
+            assert found["faster_than_peer"][name]["whole"]["median"] == pytest.approx(mean)
+        assert sides["ours"]["rows"] == sides["best_case"]["rows"]
+        # The tokenizer's limit is beyond the model's 160 positions, which both sides keep to.
+        longest = {"letters": 128, "which": 160}[found["task"]]
+        assert sides["example_defaults"]["padded_tokens"] == longest * sides["ours"]["rows"]
+        assert sides["ours"]["padded_tokens"] <= sides["best_case"]["padded_tokens"]
+
+
+def test_an_evaluation_that_differs_is_not_compared(tiny_model, tiny_task):
+    task = bc.load_task(tiny_task)
+    found = evaluation.sides(bc.Model.from_pretrained(tiny_model, task=task), task)
+    with torch.no_grad():
+        found["best_case"].network.classifier.bias[0] += 1.0
+    runs = [(side, evaluation_sides.run(side)) for side in (found["ours"], found["best_case"])]
+    ours, peer = (side.evidence(run.rows, run.output) for side, run in runs)
+    with pytest.raises(SystemExit, match="ours differs from the peer by 1"):
+        evaluation.agreement(task, ours, peer)
+
+
+@pytest.mark.parametrize("context_only", [True, False])
+def test_the_peers_answers_are_the_best_pairs(context_only):
+    # Three question tokens whose logits are higher than those of 30 context tokens: 20 best starts, or 17 of them.
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.rand(2, 1, 33, generator=generator).numpy()
+    logits[:, :, :3] += 5
+    places = [None] * 3 + [[2 * number, 2 * number + 1] for number in range(30)]
+    rows = Dataset.from_dict({"example_id": ["a"], "offset_mapping": [places]})
+    examples = Dataset.from_dict(
+        {"id": ["a"], "context": ["".join(chr(97 + number % 26) + " " for number in range(30))]}
+    )
+    [(text, score)] = evaluation_sides.best_answers(examples, rows, tuple(logits), context_only=context_only)
+    kept = [set(side[0].argsort()[-20:] if not context_only else side[0, 3:].argsort()[-20:] + 3) for side in logits]
+    pairs = [(start, end) for start in kept[0] for end in kept[1] if 3 <= start <= end]
+    best = max(pairs, key=lambda pair: float(logits[0, 0, pair[0]]) + float(logits[1, 0, pair[1]]))
+    assert score == pytest.approx(float(logits[0, 0, best[0]]) + float(logits[1, 0, best[1]]))
+    assert text == examples[0]["context"][places[best[0]][0] : places[best[1]][1]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="anonymous memory is read from /proc")
+@pytest.mark.parametrize("kind", ["sentences", "questions"])
+def test_memory_hardly_grows_with_the_data(tmp_path, tiny_model, tiny_task, tiny_questions, kind):
+    # The sizes are several times those that tokenization and the decoding of answers work on at once.
+    task, examples = bc.load_task(tiny_task if kind == "sentences" else tiny_questions), 4000
+    repeated = {name: concatenate_datasets([data] * (4 * examples // len(data))) for name, data in task.splits.items()}
+    task = dataclasses.replace(task, **repeated)
+    found = evaluation_memory.growth(bc.Model.from_pretrained(tiny_model, task=task), task, examples, tmp_path)
+    assert found["examples"][1] == 4 * found["examples"][0] > 15_900
+    assert found["anonymous_bytes_per_example"] - found["logits_bytes_per_example"] < 1024
 
 
 def test_ratios_are_taken_pair_by_pair():
