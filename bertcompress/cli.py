@@ -315,11 +315,14 @@ def results_table(results: Mapping[str, Any]) -> Table:
     """Return what a run found of every model as a table; a dash where a thing was not measured."""
     from rich.table import Table
 
+    from bertcompress.evaluation.titles import loyalty_title
+
     task = results["task"]
     metric = task["metric"]
     table = Table(title=f"{results['name']}: {task['name']}, {task['split']} split", title_justify="left")
     table.add_column("model", overflow="fold")
-    for column in (metric, "95 % interval", "label loyalty", "prob. loyalty", "file MiB", "p50 ms", "speed-up"):
+    loyalty = loyalty_title(task.get("kind", ""), "label")
+    for column in (metric, "95 % interval", loyalty, "prob. loyalty", "file MiB", "p50 ms", "speed-up"):
         table.add_column(column, justify="right", no_wrap=True)
     for model in results["models"]:
         latency = model["measured"].get("latency", {})
