@@ -1,13 +1,12 @@
 """The splits of a task of one's own, once each was read: what only all of their rows together can tell.
 
-Classes get their numbers, missing and unknown labels and repeated ids are refused, and what a reader should know
-becomes a note. Rows are passed on batch by batch, so that memory does not grow with them.
+Classes get their numbers, missing and unknown labels and repeated ids are refused, and texts that two splits share are
+counted. Rows are passed on batch by batch, so that memory does not grow with them.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 KEYS_AT_ONCE = 1 << 18  # rows whose ids or texts are compared in memory at the same time
 SHARE_HELD_OUT = 0.1
-RARE, FREQUENT = 0.01, 0.9  # shares of a class from which on accuracy says little
 
 
 def refuse_missing(staged: Staged, *, hideable: bool) -> None:
@@ -157,41 +155,6 @@ def _part(positions: np.ndarray[Any, Any], part: int, parts: int) -> np.ndarray[
     return positions if parts == 1 else positions[(positions * parts).astype(np.int64) == part]
 
 
-def blank_note(split: str, staged: Staged) -> str:
-    """Return a note on empty texts; empty if there are none."""
-    first = staged.where(staged.first_blank)
-    return f"{split}: {staged.blank} examples have an empty text, the first in {first}" if staged.blank else ""
-
-
-def overlap_note(split: str, train: Staged, staged: Staged) -> str:
-    """Return a note on texts that train holds as well; empty if there are none."""
-    shared = overlap(train, staged)
-    if not shared:
-        return ""
-    return (
-        f"{split}: {shared} of {staged.examples} examples have a text that is in train as well (but for case and "
-        "punctuation), so that scores on them say little"
-    )
-
-
-def imbalance_note(staged: Staged, labels: Sequence[str], numbers: Mapping[str, int], metric: str) -> str:
-    """Return a note on classes that are so frequent or rare that accuracy says little; empty if none is.
-
-    A class is rare below 1 %, or, where there are more than fifty, below half of an even share.
-    """
-    counts: Counter[str] = Counter({name: 0 for name in labels})
-    for name, count in staged.counts.items():
-        counts[labels[numbers[name]]] += count
-    ordered = counts.most_common()
-    (most, high), (least, low) = ordered[0], ordered[-1]
-    total = sum(counts.values())
-    if high <= FREQUENT * total and low >= min(RARE, 0.5 / len(labels)) * total:
-        return ""
-    others = "matthews_correlation or f1" if len(labels) == 2 else "matthews_correlation"
-    advice = f"; accuracy says little then, metric: {others} says more" if metric == "accuracy" else ""
-    return f"train: the classes are unbalanced, {high} of {total} examples are {most!r} and {low} are {least!r}{advice}"
-
-
 def final_schema(kind: str, staged: Staged) -> pyarrow.Schema:
     """Return the types of a task's columns, as `column_types` gives them."""
     import pyarrow
@@ -214,10 +177,8 @@ def finish(split: str, kind: str, staged: Staged, numbers: Mapping[str, int], sc
     return sink
 
 
-def finish_held_out(
-    kind: str, staged: Staged, numbers: Mapping[str, int], scratch: Scratch
-) -> tuple[dict[str, Sink], str]:
-    """Return train and validation, about a tenth of the texts, from the only file that there is, and a note.
+def finish_held_out(kind: str, staged: Staged, numbers: Mapping[str, int], scratch: Scratch) -> dict[str, Sink]:
+    """Return train and validation, about a tenth of the texts, from the only file that there is.
 
     Raises:
         DataError: if there are too few texts to hold any out.
@@ -237,8 +198,7 @@ def finish_held_out(
             f"{staged.path}: validation was left out, and train has too few different texts to hold any out; "
             "give a file for it."
         )
-    held = sinks["validation"].rows
-    return sinks, f"validation: {held} examples held out of train by a hash of their text"
+    return sinks
 
 
 def _mask(stays: np.ndarray[Any, Any]) -> pyarrow.Array:

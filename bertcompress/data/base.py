@@ -137,8 +137,8 @@ class Task:
         for name, data in self.splits.items():
             for column in sorted(data.column_names):
                 digest.update(json.dumps([name, column]).encode())
-                for start in range(0, len(data), ROWS):
-                    digest.update(json.dumps(data[start : start + ROWS][column]).encode())
+                for values in _read(data, column):
+                    digest.update(json.dumps(values).encode())
         return digest.hexdigest()
 
 
@@ -176,9 +176,16 @@ def has_labels(data: Dataset) -> bool:
     return not bool((np.isnan(labels) if labels.dtype.kind == "f" else labels == HIDDEN).any())
 
 
+def _read(data: Dataset, column: str) -> Iterator[list[Any]]:
+    """Yield the values of a column, `ROWS` at a time; the other columns are left alone, as they may be large."""
+    alone = data.select_columns([column])
+    for start in range(0, len(data), ROWS):
+        yield alone[start : start + ROWS][column]
+
+
 def _flat(data: Dataset, column: str) -> np.ndarray[Any, Any]:
     """Return a column of numbers, or of lists of numbers one after the other."""
-    parts = [data[start : start + ROWS][column] for start in range(0, len(data), ROWS)]
+    parts = list(_read(data, column))
     if column == "tags":
         parts = [[number for row in rows for number in row] for rows in parts]
     kind = np.float64 if "float" in str(data.features[column]) else np.int64
@@ -192,7 +199,7 @@ def _describe(data: Dataset, labels: tuple[str, ...]) -> dict[str, Any]:
         if column in data.column_names:
             facts["labels"] = _distribution(_flat(data, column), labels)
     if "answers" in data.column_names:
-        without = sum(not answers["text"] for answers in data["answers"])
+        without = sum(not answers["text"] for part in _read(data, "answers") for answers in part)
         facts["labels"] = {"answerable": len(data) - without, "no answer": without}
     if len(words):
         facts["words"] = {"median": float(np.median(words)), "percentile_95": float(np.percentile(words, 95))}
@@ -202,9 +209,8 @@ def _describe(data: Dataset, labels: tuple[str, ...]) -> dict[str, Any]:
 def _words(data: Dataset) -> Iterator[int]:
     """Yield the words of each example, of all its texts together."""
     names = [name for name in ("words", "text", "text_pair", "question", "context") if name in data.column_names]
-    for start in range(0, len(data), ROWS):
-        rows = data[start : start + ROWS]
-        for texts in zip(*(rows[name] for name in names), strict=True):
+    for columns in zip(*(_read(data, name) for name in names), strict=True):
+        for texts in zip(*columns, strict=True):
             yield sum(len(text if isinstance(text, list) else text.split()) for text in texts)
 
 

@@ -11,17 +11,16 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bertcompress.data.entries import BUDGET, PARTIAL, locked, make_room, remove, used
 from bertcompress.data.sources import cache_folder
 from bertcompress.data.tokenize import Part, Stream, empty, slices
 from bertcompress.errors import DataError
@@ -33,12 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # to be raised whenever the same content would be tokenized to other arrays, or stored in another way
-BUDGET = 10 * 2**30  # bytes; beyond them the entries that were not used for the longest time are deleted
 HASHED_ROWS = 1000  # examples hashed at once; a part of the key, as the examples' columns alternate in such blocks
 HEADER = 128  # bytes of a .npy file before the numbers; room for a shape that is only known at the end
 BLOCK = 1 << 20
-PARTIAL = ".partial"
-OWN = re.compile(r"[0-9a-f]{32}(\.partial)?")  # the cache's own folders; no other is ever deleted
+STAMP = "meta.json"
 
 
 def features_cache() -> Path:
@@ -121,7 +118,7 @@ def stored(folder: Path, key: str, stream: Stream) -> Part:
     """
     entry = folder / key
     try:
-        with _locked(folder, key):
+        with locked(folder, key):
             arrays = _open(entry)
             if arrays is not None:
                 return arrays
@@ -134,7 +131,7 @@ def stored(folder: Path, key: str, stream: Stream) -> Part:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
             arrays = _open(entry)
-        _make_room(folder, key)
+        make_room(folder, key, STAMP, BUDGET)
     except OSError as error:
         raise DataError(
             f"cache of tokenized data {folder}: {error}; set $BERTCOMPRESS_CACHE to a folder with room that can be "
@@ -143,27 +140,6 @@ def stored(folder: Path, key: str, stream: Stream) -> Part:
     if arrays is None:
         raise DataError(f"cache of tokenized data {entry}: what was written is not what is read; check the disk.")
     return arrays
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, key: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold an entry's lock, which the system releases if this process ends; raise `Timeout` if it is not to wait."""
-    from filelock import FileLock, Timeout
-
-    path = folder / "locks" / f"{key}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if not wait:
-            raise
-        log.info("waiting for another process that uses %s", folder / key)
-        lock.acquire(timeout=-1)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Writer:
@@ -215,7 +191,7 @@ def _write(folder: Path, stream: Stream) -> None:
         (folder / "labels.npy").unlink()
     content = {"format": FORMAT, "columns": list(stream.columns), "settings": dict(stream.settings), "arrays": arrays}
     meta = {"content": content, "digest": _digest_of(content)}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2), encoding="utf-8")
+    (folder / STAMP).write_text(json.dumps(meta, indent=2), encoding="utf-8")
 
 
 def _digest_of(content: Any) -> str:
@@ -230,16 +206,15 @@ def _open(entry: Path) -> Part | None:
         arrays = _verified(entry)
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         log.warning("the tokenized data in %s is damaged (%s); it is made anew.", entry, error)
-        _remove(entry)
+        remove(entry)
         return None
-    with contextlib.suppress(OSError):  # says when it was last used
-        os.utime(entry / "meta.json")
+    used(entry / STAMP)
     return arrays
 
 
 def _verified(entry: Path) -> Part:
     """Return an entry's arrays; raise `ValueError` and the like if a file is not as it was written."""
-    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+    meta = json.loads((entry / STAMP).read_text(encoding="utf-8"))
     if meta["digest"] != _digest_of(meta["content"]):
         raise ValueError("meta.json was changed")
     arrays: Part = {}
@@ -261,49 +236,3 @@ def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if not shape[0]:  # nothing cannot be mapped
         return empty(kind, shape[1] if len(shape) > 1 else 0)
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))  # still mapped; plain arrays slice faster
-
-
-def _remove(entry: Path) -> None:
-    """Delete an entry in such a way that another process sees either all of it or nothing."""
-    scratch = entry.with_name(entry.name + PARTIAL)
-    shutil.rmtree(scratch, ignore_errors=True)
-    os.replace(entry, scratch)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _make_room(folder: Path, keep: str) -> None:
-    """Delete what ended processes left behind, and the least recently used entries beyond the budget."""
-    entries = [path for path in folder.iterdir() if OWN.fullmatch(path.name) and path.name != keep and path.is_dir()]
-    sizes = {path: _size(path) for path in entries}
-    total = _size(folder / keep) + sum(sizes.values())
-    for path in sorted(entries, key=_last_used):
-        if path.suffix == PARTIAL or total > BUDGET:
-            total -= sizes[path] if _removed(path) else 0
-
-
-def _removed(path: Path) -> bool:
-    """Delete an entry, or what is left of one, unless a process is working on it; return whether it is gone."""
-    from filelock import Timeout
-
-    try:
-        with _locked(path.parent, path.name.removesuffix(PARTIAL), wait=False):
-            if path.suffix == PARTIAL:
-                shutil.rmtree(path)
-            else:
-                _remove(path)
-                log.info("deleted %s, which was not used for the longest time", path)
-    except (Timeout, OSError):  # in use, or another process was faster
-        return False
-    return True
-
-
-def _size(folder: Path) -> int:
-    with contextlib.suppress(OSError):  # another process may delete it meanwhile
-        return sum(path.stat().st_size for path in folder.iterdir())
-    return 0
-
-
-def _last_used(entry: Path) -> float:
-    with contextlib.suppress(OSError):
-        return (entry / "meta.json").stat().st_mtime
-    return 0.0

@@ -35,6 +35,7 @@ from bertcompress.data.base import Task
 from bertcompress.data.columns import Header, Wanted, class_names, ending_of, format_of, read_rows
 from bertcompress.data.kinds import METRICS
 from bertcompress.data.mapping import SPLITS, Mapped, check_mapping, needs_two_classes, read_mapping
+from bertcompress.data.notes import written_notes
 from bertcompress.data.staging import Layout, Staged, label_text, stage
 from bertcompress.data.tables import Scratch, Sink
 from bertcompress.errors import ConfigError, DataError, allowed
@@ -150,7 +151,7 @@ class _Loader:
 
     def __init__(self, mapped: Mapped, paths: Mapping[str, Path]) -> None:
         self.mapped, self.paths, self.kind = mapped, paths, mapped.kind
-        self.notes: list[str] = []
+        self.late: dict[str, list[str]] = {}  # split -> tags that the splits before do not have
         self.text = mapped.text or self._default_text()
         if self.kind == "tagging" and mapped.label is None:
             raise ConfigError(f"{mapped.place('label')}: it is missing; name the column that holds the lists of tags.")
@@ -172,28 +173,17 @@ class _Loader:
     def load(self) -> Task:
         """Return the task, from the cache if it is there."""
         mapped = self.mapped
-        asked: dict[str, Any] = {"kind": self.kind, "files": mapped.files, "text": mapped.text, "label": mapped.label}
-        asked |= {"labels": mapped.labels, "columns": mapped.columns, "id": mapped.id, "encoding": mapped.encoding}
-        before = kept.state_of(self.paths)
-        key = kept.key_of(self.paths, asked)
-        if (found := kept.find(key)) is not None:
-            return self._task(*found)
-        with Scratch(kept.kept_folder()) as scratch:
-            facts, sinks = self._read(scratch)
-            if kept.state_of(self.paths) != before:
-                raise DataError(
-                    f"{next(iter(self.paths.values()))}: the files changed while they were read; try again."
-                )
-            if any(sink.path is not None for sink in sinks.values()):
-                return self._task(facts, kept.keep(key, sinks, facts, scratch))
-            return self._task(facts, {split: sink.dataset() for split, sink in sinks.items()})
+        asked = {"kind": self.kind, "text": mapped.text, "label": mapped.label, "labels": mapped.labels}
+        asked |= {"columns": mapped.columns, "id": mapped.id, "encoding": mapped.encoding}
+        return self._task(*kept.load(self.paths, asked, self._read))
 
     def _task(self, facts: kept.Facts, splits: Mapping[str, Any]) -> Task:
         metric = self._metric(facts)
         if self.kind == "tagging" and len(facts.labels) < 2:
             first = next(iter(self.paths.values()))
             raise DataError(f"{first}: its tags are {list(facts.labels)}, a task needs at least two.")
-        for note in facts.notes:
+        notes = tuple(written_notes(facts.known, self.paths, facts.labels, metric))
+        for note in notes:
             log.warning("task %s: %s", self.mapped.name, note)
         usual = {split: splits[split] for split in SPLITS if split in splits}
         extra = {split: data for split, data in splits.items() if split not in SPLITS}
@@ -206,7 +196,7 @@ class _Loader:
             **usual,
             extra=extra,
             source=source,
-            notes=facts.notes,
+            notes=notes,
             scheme=facts.scheme,
         )
 
@@ -230,22 +220,23 @@ class _Loader:
         """Return what was read: facts and the finished splits."""
         staged = {split: self._stage(split, path, scratch) for split, path in self.paths.items()}
         labels, numbers, scheme = self._labels(staged)
-        notes = [assemble.blank_note(split, each) for split, each in staged.items()]
+        known: dict[str, Any] = {"late": self.late}
+        known["blank"] = {split: [each.blank, each.first_blank] for split, each in staged.items() if each.blank}
         if "train" in staged and self.kind == "classification":
-            metric = self.mapped.metric or METRICS[self.kind][0]
-            notes.append(assemble.imbalance_note(staged["train"], labels, numbers["train"], metric))
+            found = staged["train"].counts.items()
+            known["counts"] = {labels[numbers["train"][name]]: count for name, count in found}
         if "train" in staged:
-            others = ((split, each) for split, each in staged.items() if split != "train")
-            notes += [assemble.overlap_note(split, staged["train"], each) for split, each in others]
+            others = {split: each for split, each in staged.items() if split != "train"}
+            shared = {split: assemble.overlap(staged["train"], each) for split, each in others.items()}
+            known["shared"] = {split: [count, others[split].examples] for split, count in shared.items() if count}
         sinks: dict[str, Sink] = {}
         for split, each in staged.items():
             if split == "train" and "validation" not in staged:
-                held, note = assemble.finish_held_out(self.kind, each, numbers[split], scratch)
-                sinks |= held
-                notes.append(note)
+                sinks |= assemble.finish_held_out(self.kind, each, numbers[split], scratch)
+                known["held"] = sinks["validation"].rows
             else:
                 sinks[split] = assemble.finish(split, self.kind, each, numbers[split], scratch)
-        return kept.Facts(labels, (*filter(None, [*self.notes, *notes]),), scheme), sinks
+        return kept.Facts(labels, scheme, known), sinks
 
     def _stage(self, split: str, path: Path, scratch: Scratch) -> Staged:
         """Read one file and check it by itself."""
@@ -299,9 +290,7 @@ class _Loader:
         """Return the tags with those that only later splits have: rare ones often are in no sentence of train."""
         for split, each in staged.items():
             if more := sorted(each.counts.keys() - set(labels)):
-                self.notes.append(
-                    f"{split}: it has tags that no model can learn, as train lacks them: {allowed(more[:9])}"
-                )
+                self.late[split] = more
                 labels = (*labels, *more)
         return labels
 

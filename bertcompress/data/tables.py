@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from bertcompress.data.entries import MAKING, lock_path, locked
 from bertcompress.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,11 +22,15 @@ IN_MEMORY = 64 << 20  # bytes; a split with more of them is kept in a file, whic
 
 
 class Scratch:
-    """A folder for files in the making, made when the first is needed and removed at the end of a `with` block."""
+    """A folder for files in the making, made when the first is needed and removed at the end of a `with` block.
+
+    Its lock is held for as long, so that the folders of processes that were killed are known by theirs.
+    """
 
     def __init__(self, parent: Path) -> None:
         self.parent = parent
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._open = contextlib.ExitStack()
 
     def path(self, name: str) -> Path:
         """Return the path of a file in the folder.
@@ -34,9 +40,12 @@ class Scratch:
         """
         if self._folder is None:
             with writing(self.parent):
-                self.parent.mkdir(parents=True, exist_ok=True)
-                self._folder = tempfile.TemporaryDirectory(dir=self.parent, prefix="making-")
-        return Path(self._folder.name) / name
+                folder = self.parent / (MAKING + secrets.token_hex(8))
+                self._open.enter_context(locked(self.parent, folder.name))
+                self._open.callback(_clear, folder)
+                folder.mkdir()
+                self._folder = folder
+        return self._folder / name
 
     def __enter__(self) -> Scratch:
         """Return the folder itself."""
@@ -46,8 +55,14 @@ class Scratch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the folder and what is left in it."""
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._open.close()
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder for files in the making, and the lock's file, which no other folder will ever need."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        lock_path(folder.parent, folder.name).unlink()
 
 
 class Sink:

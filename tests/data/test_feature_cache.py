@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from bertcompress.data import feature_cache
 from bertcompress.data import features as module
 from bertcompress.data.base import make_dataset
+from bertcompress.data.entries import locked
 from bertcompress.data.feature_cache import features_cache
 from bertcompress.data.features import ARRAYS, featurize
 from bertcompress.errors import DataError
@@ -255,7 +256,7 @@ def test_the_entry_unused_for_longest_is_deleted_beyond_the_budget(letters_token
     monkeypatch.setattr(feature_cache, "BUDGET", 3 * size + size // 2)
     new = run(4).pop()
     assert set(entries(tmp_path)) == {"mine", names[0], names[1], new}
-    with feature_cache._locked(tmp_path, names[0]):  # another process is reading it
+    with locked(tmp_path, names[0]):  # another process is reading it
         monkeypatch.setattr(feature_cache, "BUDGET", 1)
         newest = run(5).pop()
     assert set(entries(tmp_path)) == {"mine", names[0], newest}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from bertcompress.data import files, tables
+from bertcompress.data import files, kept, tables
 from bertcompress.data.tasks import load_task
 from bertcompress.errors import DataError
 
@@ -48,7 +48,8 @@ def mapping(file: str, **changes: Any) -> dict[str, Any]:
 
 
 def entries(cache: Path) -> list[Path]:
-    return sorted((cache / "tasks").iterdir()) if (cache / "tasks").is_dir() else []
+    folder = cache / "tasks"
+    return sorted(path for path in folder.iterdir() if path.name != "locks") if folder.is_dir() else []
 
 
 CASES = [
@@ -105,9 +106,9 @@ def test_the_second_run_reads_nothing_anew_unless_a_byte_changed(
     assert len(entries(cache)) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "lost", "facts"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "lost", "facts", "labels"])
 def test_a_damaged_entry_is_made_anew(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     monkeypatch.setattr(tables, "IN_MEMORY", SMALL)
     write_rows(tmp_path / "t.csv")
@@ -115,12 +116,87 @@ def test_a_damaged_entry_is_made_anew(
     (entry,) = entries(cache)
     if damage == "cut":
         (entry / "train.arrow").write_bytes((entry / "train.arrow").read_bytes()[:-100])
+    elif damage == "changed":
+        content = (entry / "train.arrow").read_bytes()
+        (entry / "train.arrow").write_bytes(content.replace(b"text 17 ", b"text 71 "))
+    elif damage == "labels":
+        facts = (entry / "task.json").read_text()
+        (entry / "task.json").write_text(facts.replace('["x", "y", "z"]', '["y", "x", "z"]'))
     elif damage == "lost":
         (entry / "validation.arrow").unlink()
     else:
         (entry / "task.json").write_text("{")
     assert load_task(mapping("t.csv"), relative_to=tmp_path).fingerprint() == fingerprint
     assert entries(cache) == [entry]
+    assert f"the tables in {entry} are damaged" in caplog.text
+    caplog.clear()
+    load_task(mapping("t.csv"), relative_to=tmp_path)
+    assert "damaged" not in caplog.text
+
+
+def test_notes_are_those_of_the_files_and_the_metric_of_this_time(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "IN_MEMORY", SMALL)
+    rows = [(body, "x" if at % 100 else "y", score) for at, (body, _, score) in enumerate(ROWS)]
+    rows[7] = ("", "x", 1.0)
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        write_rows(tmp_path / folder / "t.csv", rows)
+    first = load_task(mapping("t.csv"), relative_to=tmp_path / "first")
+    second = load_task(mapping("t.csv", metric="f1"), relative_to=tmp_path / "second")
+    assert len(entries(cache)) == 1
+    blank, unbalanced, held = first.notes
+    assert blank.endswith(f"{tmp_path / 'first' / 't.csv'}, line 9")
+    assert unbalanced.endswith("2970 of 3000 examples are 'x' and 30 are 'y'; accuracy says little then, "
+                               "metric: matthews_correlation or f1 says more")  # fmt: skip
+    assert second.notes == (blank.replace("first/t.csv", "second/t.csv"), unbalanced.partition(";")[0], held)
+
+
+def test_tables_that_were_not_used_for_long_are_deleted_beyond_the_budget(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "IN_MEMORY", SMALL)
+
+    def run(rows: list[tuple[str, str, float]]) -> Path:
+        before = set(entries(cache))
+        write_rows(tmp_path / "t.csv", rows)
+        task = load_task(mapping("t.csv"), relative_to=tmp_path)
+        assert len(task.train) + len(task.validation) == len(rows)
+        return (set(entries(cache)) - before or {Path()}).pop()
+
+    edits = [ROWS, ROWS[1:], ROWS[2:]]
+    made = [run(rows) for rows in edits]
+    for seconds, entry in zip((300, 100, 200), made, strict=True):
+        os.utime(entry / "task.json", (seconds, seconds))
+    run(edits[1])  # used just now
+    size = sum(path.stat().st_size for path in made[0].iterdir())
+    monkeypatch.setattr(kept, "BUDGET", 3 * size + size // 2)
+    newest = run(ROWS[3:])
+    assert entries(cache) == sorted([made[0], made[1], newest])
+
+
+def test_what_killed_processes_leave_is_removed_and_what_others_work_on_stays(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "IN_MEMORY", SMALL)
+    script = (
+        "import os, sys, signal; from pathlib import Path; from bertcompress.data.tables import Scratch\n"
+        "with Scratch(Path(sys.argv[1])) as scratch:\n"
+        "    scratch.path('rows').write_text('x'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(cache / "tasks")], timeout=100, check=False)
+    (left,) = entries(cache)
+    assert (left / "rows").is_file()
+    write_rows(tmp_path / "t.csv")
+    with tables.Scratch(cache / "tasks") as other:
+        working = other.path("rows").parent
+        load_task(mapping("t.csv"), relative_to=tmp_path)
+        assert working in entries(cache)
+        assert left not in entries(cache)
+        assert len(entries(cache)) == 2
+    assert working not in entries(cache)
+    assert not list((cache / "tasks/locks").glob("making-*"))
 
 
 def test_nothing_is_left_behind_when_the_last_line_is_wrong(

@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from datasets import Dataset
 
 from bertcompress.data.base import Task, has_labels, make_dataset
 from bertcompress.errors import ConfigError, DataError
@@ -118,3 +119,30 @@ def test_impossible_tasks_are_refused() -> None:
         task(labels=("only",))
     with pytest.raises(DataError, match="no split holds an example"):
         task(train=make_dataset({"text": []}), validation=None, test=None)
+
+
+def test_each_column_is_read_by_itself_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_dataset(
+        {
+            "id": ["1", "2"],
+            "question": ["a", "b"],
+            "context": ["c", "d"],
+            "answers": [{"text": ["c"], "answer_start": [0]}, {"text": [], "answer_start": []}],
+        }
+    )
+    asked = task(kind="question_answering", labels=(), metric="f1", train=data, validation=None, test=None)
+    pairs = make_dataset({"text": ["a"], "text_pair": ["b"], "label": [0]})
+    read: list[str] = []
+    honest = Dataset.__getitem__
+
+    def spy(self: Dataset, key: object) -> object:
+        if not isinstance(key, str):
+            read.extend(self.column_names)
+        return honest(self, key)
+
+    monkeypatch.setattr(Dataset, "__getitem__", spy)
+    asked.fingerprint()
+    assert sorted(read) == ["answers", "context", "id", "question"]
+    read.clear()
+    assert has_labels(pairs)
+    assert read == ["label"]
