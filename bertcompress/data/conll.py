@@ -8,45 +8,34 @@ the file's number of columns, or have something as a tag that no other line of t
 CoNLL-U has ten named columns; multiword tokens (`1-2`) and empty nodes (`1.1`) are left out, so that what remains are
 the syntactic words, each with its own tag.
 
-Everything else is an error that names the file and the line.
+Everything else is an error that names the file and the line. Lines are read one by one, and sentences put into Arrow
+tables, which go to a file once they grow large, so that memory does not grow with the data.
 """
 
 from __future__ import annotations
 
-import logging
 import re
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from bertcompress.data.base import HIDDEN, SCHEMES, Task, make_dataset
-from bertcompress.data.lines import read_text
-from bertcompress.data.schemes import (
-    OUTSIDE,
-    convert_scheme,
-    find_scheme,
-    marks_spans,
-    scheme_has,
-    tag_order,
-    tags_of,
-    usual_tag,
-)
-from bertcompress.data.splits import hold_out, position
+from bertcompress.data.lines import utf8_lines
+from bertcompress.data.tables import Scratch, Sink
 from bertcompress.errors import ConfigError, DataError, allowed
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
-log = logging.getLogger(__name__)
+    import pyarrow
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 NO_TAG = "_"  # CoNLL-U's sign for a value that is not given
 _ID = re.compile(r"[0-9]+([-.][0-9]+)?")
 _BLANKS = re.compile(r"[ \t]+")  # only these separate columns; a word may hold an odd Unicode space
 _DOCUMENT = "-DOCSTART-"
-_Lines: TypeAlias = list[tuple[int, str]]  # with their numbers
+_BATCH = 1 << 16  # words that are handed on at once
+_Lines: TypeAlias = Iterable[tuple[int, str]]  # with their numbers
 
 
 @dataclass
@@ -55,19 +44,50 @@ class Sentences:
 
     Attributes:
         path: of the file.
-        width: number of its columns.
-        words: of each sentence.
-        tags: of each sentence, as many as words; empty if the file has no tags.
-        lines: the line of the first word of each sentence.
+        rows: of each sentence its `words`, as many `tags` by their places in `names`, and the `line` of its first word.
+        width: number of columns of the file.
+        tagged: whether it has tags.
+        names: all tags.
         first: the line on which each tag stands first.
+        counts: how often each tag occurs.
     """
 
     path: Path
+    rows: Sink
     width: int = 0
-    words: list[list[str]] = field(default_factory=list)
-    tags: list[list[str]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
+    tagged: bool = True
+    names: list[str] = field(default_factory=list)
     first: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def words(self) -> list[list[str]]:
+        """The words of each sentence, all in memory."""
+        return [words for batch in self.rows.batches() for words in batch.column("words").to_pylist()]
+
+    @property
+    def tags(self) -> list[list[str]]:
+        """The tags of each sentence, all in memory; empty if the file has no tags."""
+        return [tags for tags, _ in self.tag_rows()] if self.tagged else []
+
+    @property
+    def lines(self) -> list[int]:
+        """The line of the first word of each sentence, all in memory."""
+        return [line for _, line in self.tag_rows()]
+
+    def tag_rows(self) -> Iterator[tuple[list[str], int]]:
+        """Yield the tags of each sentence, and the line of its first word, as they are read from the tables."""
+        for batch in self.rows.batches():
+            yield from zip(self.tags_of(batch), batch.column("line").to_pylist(), strict=True)
+
+    def tags_of(self, batch: pyarrow.RecordBatch) -> Iterator[list[str]]:
+        """Yield the tags of each sentence of one of the `rows`' batches."""
+        column = batch.column("tags")
+        codes, ends = column.flatten().to_numpy().tolist(), column.value_lengths().to_numpy().cumsum().tolist()
+        start = 0
+        for end in ends:
+            yield [self.names[code] for code in codes[start:end]]
+            start = end
 
 
 def is_conllu(path: Path) -> bool:
@@ -76,7 +96,13 @@ def is_conllu(path: Path) -> bool:
 
 
 def read_conll(
-    path: Path, *, word: int | str | None = None, tag: int | str | None = None, width: int | None = None
+    path: Path,
+    *,
+    word: int | str | None = None,
+    tag: int | str | None = None,
+    width: int | None = None,
+    scratch: Scratch | None = None,
+    name: str = "sentences",
 ) -> Sentences:
     """Read a file of tagged sentences.
 
@@ -88,6 +114,8 @@ def read_conll(
             only `_` as tags, the sentences have no tags.
         width: number of columns that the file should have. If tags are the last of these columns, a file with one
             column less has no tags.
+        scratch: where the sentences are put for now if they are many; None to keep them in memory.
+        name: of the file there.
 
     Raises:
         ConfigError: for a column that cannot be.
@@ -96,15 +124,15 @@ def read_conll(
     conllu = is_conllu(path) or isinstance(word, str) or isinstance(tag, str)
     word = word if word is not None else ("form" if conllu else 0)
     tag = tag if tag is not None else ("upos" if conllu else -1)
-    lines = [(number, line.rstrip("\r")) for number, line in enumerate(read_text(path).split("\n"), start=1)]
     if isinstance(word, str) or isinstance(tag, str) or conllu:
-        sentences = _read_conllu(path, lines, word, tag)
+        sentences = _read_conllu(_Builder(path, scratch, name), word, tag)
     else:
-        sentences = _read_columns(path, lines, word, tag, width)
-    if not sentences.words:
+        sentences = _read_columns(_Builder(path, scratch, name), word, tag, width)
+    if not sentences.rows.rows:
         raise DataError(f"{path}: it holds no sentence.")
-    if sentences.first.keys() == {NO_TAG}:
-        sentences.tags, sentences.first = [], {}
+    if not sentences.first or sentences.first.keys() == {NO_TAG}:
+        sentences.tagged, sentences.first = False, {}
+        sentences.counts.clear()
     elif conllu and NO_TAG in sentences.first:
         raise DataError(f"{path}, line {sentences.first[NO_TAG]}: the word's {tag} is '_', and other words have one.")
     return sentences
@@ -129,201 +157,101 @@ def _place(path: Path, width: int, column: int | str, key: str) -> int:
     return column % width
 
 
-def load_conll_files(
-    name: str,
-    files: Mapping[str, Path],
-    *,
-    word: int | str | None = None,
-    tag: int | str | None = None,
-    scheme: str | None = None,
-    target: str | None = None,
-    labels: Sequence[str] | None = None,
-    metric: str | None = None,
-    source: str | None = None,
-    notes: Sequence[str] = (),
-) -> Task:
-    """Return a tagging task from files of tagged sentences.
+class _Rows:
+    """Gathers sentences until they fill a batch of a table."""
 
-    Without a validation file about a tenth of the training sentences is held out, by a hash of their words. A test
-    file may lack the tags: they are hidden then.
+    def __init__(self, scratch: Scratch | None, name: str) -> None:
+        import pyarrow
 
-    Args:
-        name: of the task.
-        files: path of each split.
-        word: the column that holds the words; see `read_conll`.
-        tag: the column that holds the tags; see `read_conll`.
-        scheme: that the tags are in, one of `SCHEMES`, or "" if they mark no spans; by default it is found out.
-        target: the scheme that the task's tags should be in; by default IOB1 becomes IOB2, and the others stay.
-        labels: the tags in the order of their numbers; by default those of train, O first and the others sorted by
-            type, followed by what only other splits have.
-        metric: by default `entity_f1` where tags mark spans, else `token_accuracy`.
-        source: where the files are from, by default their paths.
-        notes: what a reader should know of the files.
+        types = {"words": pyarrow.list_(pyarrow.string()), "tags": pyarrow.list_(pyarrow.int32())}
+        schema = pyarrow.schema({**types, "line": pyarrow.int64(), "leading": pyarrow.int32()})
+        self.sink = Sink(schema, name, scratch) if scratch else Sink(schema, name, Scratch(Path()), sys.maxsize)
+        self.values: dict[str, list[object]] = {column: [] for column in schema.names}
+        self.size = 0
 
-    Raises:
-        ConfigError: for a column or scheme that cannot be.
-        DataError: naming the file and the line of a mistake in the data.
-    """
-    read: dict[str, Sentences] = {}
-    for split in sorted(files, key=lambda split: {"train": 0, "validation": 1}.get(split, 2)):
-        width = next(iter(read.values())).width if read else None
-        read[split] = read_conll(Path(files[split]), word=word, tag=tag, width=width)
-        if not read[split].tags and not split.startswith("test"):
-            raise DataError(f"{read[split].path}: its sentences have no tags, which only those of test may lack.")
-    told = list(notes)
-    tagged = [sentences for sentences in read.values() if sentences.tags]
-    chosen = _to_scheme(tagged, scheme, target, told)
-    inventory = tuple(labels) if labels is not None else _inventory(tagged, chosen, told)
-    if len(inventory) < 2:
-        raise DataError(f"{next(iter(read.values())).path}: its tags are {list(inventory)}, a task needs at least two.")
-    splits = {split: _dataset(read[split], inventory) for split in files}
-    if "train" in splits and "validation" not in splits:
-        splits |= _held_out(read["train"], splits["train"], told)
-    for note in told:
-        log.warning("task %s: %s", name, note)
-    return Task(
-        name,
-        "tagging",
-        inventory,
-        metric or ("entity_f1" if chosen else "token_accuracy"),
-        **{split: splits.pop(split, None) for split in ("train", "validation", "test")},
-        extra=splits,
-        source=source or ", ".join(str(sentences.path) for sentences in read.values()),
-        notes=tuple(told),
-        scheme=chosen,
-    )
+    def add(self, words: list[str], tags: list[int], line: int, leading: int) -> None:
+        for column, value in zip(self.values.values(), (words, tags, line, leading), strict=True):
+            column.append(value)
+        self.size += len(words)
+        if self.size >= _BATCH:
+            self.flush()
 
+    def flush(self) -> None:
+        import pyarrow
 
-def _to_scheme(tagged: Sequence[Sentences], scheme: str | None, target: str | None, notes: list[str]) -> str:
-    """Bring the tags of all files into one scheme and return it."""
-    for value in (scheme, target):
-        if value not in (None, "", *SCHEMES):
-            raise ConfigError(f"scheme: got {value!r}, allowed are {allowed(SCHEMES)}, or '' for tags without spans.")
-    counts = Counter(tag for sentences in tagged for tags in sentences.tags for tag in tags)
-    if scheme == "" or (scheme is None and not marks_spans(counts)):
-        if target:
-            raise ConfigError(f"target: got {target!r}, but the tags mark no spans: {allowed(sorted(counts)[:9])}.")
-        return ""
-    found = [_usual(sentences, scheme, notes) for sentences in tagged]
-    target = target or ("IOBES" if found[0] == "IOBES" else "IOB2")
-    for sentences, own in zip(tagged, found, strict=True):
-        converted = [convert_scheme(tags, own, target) for tags in sentences.tags]
-        odd = [
-            line for line, *pair in zip(sentences.lines, sentences.tags, converted, strict=True) if pair[0] != pair[1]
-        ]
-        if own != target:
-            notes.append(f"{sentences.path.name}: tags converted from {own} to {target}")
-            sentences.tags = converted
-        elif odd:
-            notes.append(
-                f"{sentences.path.name}: {len(odd)} sentences have tags in an order that {own} does not allow, "
-                f"the first from line {odd[0]}; they are left as they are"
-            )
-    return target
+        self.sink.write(pyarrow.RecordBatch.from_pydict(self.values, schema=self.sink.schema))
+        self.values = {column: [] for column in self.values}
+        self.size = 0
 
-
-def _usual(sentences: Sentences, scheme: str | None, notes: list[str]) -> str:
-    """Bring the tags of a file into the letters of IOBES, refuse those that are none, and return the file's scheme."""
-    usual = {tag: usual_tag(tag) for tag in sentences.first}
-    if changed := [tag for tag, other in usual.items() if other not in (tag, None)]:
-        notes.append(f"{sentences.path.name}: {allowed(changed)} read as {allowed(usual[tag] for tag in changed)}")
-        sentences.tags = [[usual[tag] or tag for tag in tags] for tags in sentences.tags]
-    scheme = scheme or find_scheme(sentences.tags) or "IOB2"  # a file of nothing but O is in any scheme
-    for tag, line in sentences.first.items():
-        if not scheme_has(usual[tag] or tag, scheme):
-            raise DataError(
-                f"{sentences.path}, line {line}: the tag is {tag!r}; {tags_of(scheme)}. "
-                "If tags mark no spans, say scheme: ''."
-            )
-    return scheme
-
-
-def _inventory(tagged: Sequence[Sentences], scheme: str, notes: list[str]) -> tuple[str, ...]:
-    """Return the tags of all files: those of the first sorted, then what only the next has, and so on."""
-    known: dict[str, None] = {OUTSIDE: None} if scheme else {}
-    for number, sentences in enumerate(tagged):
-        tags = {tag for tags in sentences.tags for tag in tags} - known.keys()
-        if number and tags:
-            some = allowed(sorted(tags)[:9]) + (", ..." if len(tags) > 9 else "")
-            notes.append(f"{sentences.path.name}: {len(tags)} tags that {tagged[0].path.name} does not have: {some}")
-        known |= dict.fromkeys(sorted(tags, key=tag_order) if scheme else sorted(tags))
-    return tuple(known)
-
-
-def _dataset(sentences: Sentences, labels: tuple[str, ...]) -> Dataset:
-    numbers = {tag: number for number, tag in enumerate(labels)}
-    tags = [[HIDDEN] * len(words) for words in sentences.words]
-    try:
-        tags = [[numbers[tag] for tag in row] for row in sentences.tags] or tags
-    except KeyError as error:
-        line = sentences.first.get(error.args[0])
-        where = f"{sentences.path}, line {line}" if line else str(sentences.path)
-        raise DataError(f"{where}: the tag is {error.args[0]!r}, allowed are {allowed(labels)}.") from None
-    return make_dataset({"words": sentences.words, "tags": tags})
-
-
-def _held_out(train: Sentences, data: Dataset, notes: list[str]) -> dict[str, Dataset]:
-    kept, held = hold_out([position(" ".join(words)) for words in train.words])
-    if not kept:
-        notes.append(f"validation: none, as {train.path.name} is too small to hold any sentence out")
-        return {}
-    notes.append(f"validation: {len(held)} sentences held out of {train.path.name} by a hash of their words")
-    return {"train": data.select(kept), "validation": data.select(held)}
+    def finished(self) -> Sink:
+        self.flush()
+        self.sink.close()
+        return self.sink
 
 
 class _Builder:
     """Collects words into sentences."""
 
-    def __init__(self, path: Path, width: int) -> None:
-        self.sentences = Sentences(path, width)
-        self.doubtful: list[tuple[int, int]] = []  # sentence and word that may be a comment
+    def __init__(self, path: Path, scratch: Scratch | None, name: str) -> None:
+        self.path, self.scratch, self.name = path, scratch, name
+        self.rows = _Rows(scratch, f"{name}.read")
+        self.sentences = Sentences(path, self.rows.sink)
+        self.codes: dict[str, int] = {}  # tag -> its place in the names
+        self.doubtful: set[str] = set()  # tags of words that may be comments
         self.words: list[str] = []
-        self.tags: list[str] = []
+        self.tags: list[int] = []
         self.line = 0
         self.leading = 0  # doubtful words that this sentence begins with
 
     def add(self, line: int, word: str, tag: str | None, *, doubtful: bool = False) -> None:
         if not word:
-            raise DataError(f"{self.sentences.path}, line {line}: the word is empty.")
+            raise DataError(f"{self.path}, line {line}: the word is empty.")
         if tag is not None:
             if not tag.strip():
-                raise DataError(f"{self.sentences.path}, line {line}: the word {word!r} has no tag.")
+                raise DataError(f"{self.path}, line {line}: the word {word!r} has no tag.")
             if not doubtful:
                 self.sentences.first.setdefault(tag, line)
-            self.tags.append(tag)
-        if doubtful:
-            self.doubtful.append((len(self.sentences.words), len(self.words)))
+            self.sentences.counts[tag] += 1
+            self.tags.append(self.codes.setdefault(tag, len(self.codes)))
+        if doubtful and tag is not None:
+            self.doubtful.add(tag)
             self.leading += 1
         self.line = self.line or line
         self.words.append(word)
 
     def end(self) -> None:
-        self.leading = 0
-        if not self.words:
-            return
-        self.sentences.words.append(self.words)
-        self.sentences.lines.append(self.line)
-        if self.tags:
-            self.sentences.tags.append(self.tags)
-        self.words, self.tags, self.line = [], [], 0
+        if self.words:
+            self.rows.add(self.words, self.tags, self.line, self.leading)
+        self.words, self.tags, self.line, self.leading = [], [], 0, 0
 
-    def finished(self) -> Sentences:
+    def finished(self, width: int) -> Sentences:
         """Return the sentences without the doubtful words whose tag no other word has."""
         self.end()
         found = self.sentences
-        for sentence, word in reversed(self.doubtful):
-            if found.tags[sentence][word] not in found.first:
-                del found.words[sentence][word], found.tags[sentence][word]
-                if not found.words[sentence]:
-                    del found.words[sentence], found.tags[sentence], found.lines[sentence]
+        found.width, found.names, found.rows = width, list(self.codes), self.rows.finished()
+        if comments := self.doubtful - found.first.keys():
+            found.rows = self._without(comments)
+            for tag in comments:
+                del found.counts[tag]
         return found
 
+    def _without(self, comments: set[str]) -> Sink:
+        """Return the sentences without the doubtful words that have one of these tags; what was read is dropped."""
+        codes = {self.codes[tag] for tag in comments}
+        rows = _Rows(self.scratch, f"{self.name}.words")
+        for batch in self.sentences.rows.batches():
+            for words, tags, line, leading in zip(*batch.to_pydict().values(), strict=True):
+                kept = [place for place in range(len(words)) if place >= leading or tags[place] not in codes]
+                if kept:
+                    rows.add([words[place] for place in kept], [tags[place] for place in kept], line, 0)
+        self.sentences.rows.remove()
+        return rows.finished()
 
-def _read_conllu(path: Path, lines: _Lines, word: int | str, tag: int | str) -> Sentences:
-    width = len(CONLLU)
+
+def _read_conllu(builder: _Builder, word: int | str, tag: int | str) -> Sentences:
+    path, width = builder.path, len(CONLLU)
     word_place, tag_place = _places(path, width, word, tag)
-    builder = _Builder(path, width)
-    for number, line in lines:
+    for number, line in utf8_lines(path):
         if not line.strip():
             builder.end()
         if not line.strip() or line.startswith("#"):
@@ -338,11 +266,12 @@ def _read_conllu(path: Path, lines: _Lines, word: int | str, tag: int | str) -> 
         if fields[0] != str(len(builder.words) + 1):
             raise DataError(f"{path}, line {number}: the id is {fields[0]}, expected is {len(builder.words) + 1}.")
         builder.add(number, fields[word_place], fields[tag_place])
-    return builder.finished()
+    return builder.finished(width)
 
 
-def _read_columns(path: Path, lines: _Lines, word: int, tag: int, expected: int | None) -> Sentences:
-    tabs, width = _layout(lines)
+def _read_columns(builder: _Builder, word: int, tag: int, expected: int | None) -> Sentences:
+    path = builder.path
+    tabs, width = _layout(utf8_lines(path))
     untagged = width == 1 or (width + 1 == expected and tag in (-1, width))
     if expected not in (None, width) and not untagged:
         raise DataError(f"{path}: it has {width} columns, the other files of the task have {expected}.")
@@ -350,8 +279,7 @@ def _read_columns(path: Path, lines: _Lines, word: int, tag: int, expected: int 
         word_place, tag_place = _place(path, width, word, "word"), None
     else:
         word_place, tag_place = _places(path, width, word, tag)
-    builder = _Builder(path, width)
-    for number, line in lines:
+    for number, line in utf8_lines(path):
         if not line.strip() or line.startswith(_DOCUMENT):
             builder.end()
             continue
@@ -367,7 +295,7 @@ def _read_columns(path: Path, lines: _Lines, word: int, tag: int, expected: int 
         if fields[word_place] != _DOCUMENT:
             tagged = None if tag_place is None else fields[tag_place]
             builder.add(number, fields[word_place], tagged, doubtful=maybe and tag_place is not None)
-    return builder.finished()
+    return builder.finished(width)
 
 
 def _layout(lines: _Lines) -> tuple[bool, int]:

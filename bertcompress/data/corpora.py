@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bertcompress.data import hub
 from bertcompress.data.base import Task
-from bertcompress.data.conll import load_conll_files
+from bertcompress.data.conll_task import load_conll_files
 from bertcompress.data.sources import data_folder
 from bertcompress.data.splits import normalised, position
 from bertcompress.data.squad import Questions, questions_task, read_squad

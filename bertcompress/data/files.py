@@ -19,8 +19,9 @@ with a `label` that says how similar they are. `tagging` reads conll, conllu, io
 in a line (`text`: its column, 0 if left out; `label`: the tag's, -1), or lists of words and tags in jsonl, parquet and
 folders; `question_answering` reads json files in the form of SQuAD.
 
-Files are read row by row. A split of more than 64 MiB is written to the user's cache and mapped into memory, under a
-name made of the bytes of the files, so that the next run finds it there.
+Files are read row by row, but for those in the form of SQuAD, which are read whole and stay in memory. A split of more
+than 64 MiB is written to the user's cache and mapped into memory, under a name made of the bytes of the files, so that
+the next run finds it there; what was not used for long is deleted once the cache holds more than 10 GiB of such tables.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from bertcompress.data.columns import Header, Wanted, class_names, ending_of, fo
 from bertcompress.data.kinds import METRICS
 from bertcompress.data.mapping import SPLITS, Mapped, check_mapping, needs_two_classes, read_mapping
 from bertcompress.data.notes import written_notes
+from bertcompress.data.schemes import find_scheme, metric_of_tags, scheme_has, tag_order, tags_of, usual_tag
 from bertcompress.data.staging import Layout, Staged, label_text, stage
 from bertcompress.data.tables import Scratch, Sink
 from bertcompress.errors import ConfigError, DataError, allowed
@@ -112,7 +114,7 @@ def _format(path: Path) -> str:
 
 def _load_conll(mapped: Mapped, paths: Mapping[str, Path]) -> Task:
     """Return a tagging task from files with one word in a line."""
-    from bertcompress.data.conll import load_conll_files
+    from bertcompress.data.conll_task import load_conll_files
 
     for path in paths.values():
         if _format(path) not in CONLL:
@@ -124,7 +126,15 @@ def _load_conll(mapped: Mapped, paths: Mapping[str, Path]) -> Task:
         mapped, ("columns", "encoding", "id"), "files with one word in a line, which are UTF-8 without a header"
     )
     word = mapped.text[0] if mapped.text else None
-    return load_conll_files(mapped.name, paths, word=word, tag=mapped.label, labels=mapped.labels, metric=mapped.metric)
+    return load_conll_files(
+        mapped.name,
+        paths,
+        word=word,
+        tag=mapped.label,
+        labels=mapped.labels,
+        metric=mapped.metric,
+        metric_place=mapped.place("metric"),
+    )
 
 
 def _load_squad(mapped: Mapped, paths: Mapping[str, Path]) -> Task:
@@ -202,17 +212,12 @@ class _Loader:
 
     def _metric(self, facts: kept.Facts) -> str:
         """Return the metric that was asked for, or the usual one; refuse one that the labels do not allow."""
-        metric = self.mapped.metric
+        metric, where = self.mapped.metric, self.mapped.place("metric")
+        if self.kind == "tagging":
+            return metric_of_tags(metric, facts.scheme, where)
         if metric is None:
-            metric = METRICS[self.kind][0]
-            if self.kind == "tagging" and not facts.scheme:
-                metric = "token_accuracy"
-            return "" if self.kind == "embedding" and self.mapped.label is None else metric
-        where = self.mapped.place("metric")
-        wrong = needs_two_classes(metric, facts.labels) if self.kind == "classification" else ""
-        if self.kind == "tagging" and metric.startswith("entity") and not facts.scheme:
-            wrong = "token_accuracy here, as the tags mark no spans"
-        if wrong:
+            return "" if self.kind == "embedding" and self.mapped.label is None else METRICS[self.kind][0]
+        if self.kind == "classification" and (wrong := needs_two_classes(metric, facts.labels)):
             raise ConfigError(f"{where}: got {metric!r}, allowed is {wrong}.")
         return metric
 
@@ -299,8 +304,6 @@ def _spans(
     first: Staged, labels: tuple[str, ...], numbers: dict[str, dict[str, int]], *, fixed: bool
 ) -> tuple[tuple[str, ...], dict[str, dict[str, int]], str]:
     """Return tags, their numbers and their scheme, with the letters of IOBES where spans are marked."""
-    from bertcompress.data.schemes import find_scheme, scheme_has, tag_order, tags_of, usual_tag
-
     own = next(iter(numbers.values()))
     scheme = find_scheme([[labels[own[tag]] for tag in tags] for tags in assemble.sample_of_tags(first)])
     if not scheme:

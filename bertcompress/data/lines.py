@@ -168,6 +168,23 @@ def json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, M
         yield number, row if isinstance(row, dict) else f"{type(row).__name__}, expected is an object"
 
 
+def utf8_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and content of each line of a UTF-8 file, without its end, as `read_text` reads it.
+
+    Raises:
+        DataError: if it cannot be opened or is damaged, or naming the line that is not UTF-8.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, number, error) from error
+    except DAMAGE as error:
+        raise _unreadable(path, error) from error
+
+
 def read_text(path: Path) -> str:
     """Return a whole UTF-8 file (a byte order mark is skipped), decompressed if its name ends in `.gz`.
 
@@ -177,12 +194,19 @@ def read_text(path: Path) -> str:
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read()
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file.") from None
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: the file is damaged or cannot be read ({error}).") from error
+    except DAMAGE as error:
+        raise _unreadable(path, error) from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: the text is not UTF-8 ({error.reason}); convert it to UTF-8.") from error
+        raise _not_utf8(path, content.count(b"\n", 0, error.start) + 1, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path}: there is no such file.")
+    return DataError(f"{path}: the file is damaged or cannot be read ({error}).")
+
+
+def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{path}, line {line}: the text is not UTF-8 ({error.reason}); convert it to UTF-8.")

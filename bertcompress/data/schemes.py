@@ -71,21 +71,39 @@ def find_scheme(sentences: Iterable[Sequence[str]]) -> str:
     IOBES is found by its letters E and S. Otherwise the spans that do not follow another of their type are counted:
     in IOB2 they begin with B, in IOB1 with I; the more frequent letter decides, IOB2 if both are equally frequent.
     """
-    rows = list(sentences)
-    counts = Counter(tag for tags in rows for tag in tags)
-    if not marks_spans(counts):
-        return ""
-    if {split_tag(usual_tag(tag) or OUTSIDE)[0] for tag in counts} & set("ES"):
-        return "IOBES"
+    counts: Counter[str] = Counter()
     starts: Counter[str] = Counter()
-    for tags in rows:
+    for tags in sentences:
+        counts.update(tags)
         before: str | None = None  # type of the span that the word before is in
         for tag in tags:
             letter, kind = split_tag(tag)
             if letter != OUTSIDE and kind != before:
                 starts[letter] += 1
             before = kind if letter != OUTSIDE else None
+    if not marks_spans(counts):
+        return ""
+    if {split_tag(usual_tag(tag) or OUTSIDE)[0] for tag in counts} & set("ES"):
+        return "IOBES"
     return "IOB1" if starts["I"] > starts["B"] else "IOB2"
+
+
+def metric_of_tags(metric: str | None, scheme: str, where: str) -> str:
+    """Return the metric of a tagging task: the one asked for, or the usual one if that is None.
+
+    Args:
+        metric: that was asked for.
+        scheme: of the tags; "" if they mark no spans.
+        where: the metric was asked for, for messages.
+
+    Raises:
+        ConfigError: for a metric of spans where the tags mark none.
+    """
+    if metric is None:
+        return "entity_f1" if scheme else "token_accuracy"
+    if metric.startswith("entity") and not scheme:
+        raise ConfigError(f"{where}: got {metric!r}, allowed is token_accuracy here, as the tags mark no spans.")
+    return metric
 
 
 def read_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _WORD = re.compile(r"\w+")
 
@@ -35,7 +39,12 @@ def hold_out(positions: Sequence[float], share: float = 0.1) -> tuple[list[int],
 
     With so few texts that none falls into the share, the texts at the highest position are held out.
     """
-    bound = min(1 - share, max(positions, default=1.0))
+    bound = bound_of(positions, share)
     kept = [number for number, at in enumerate(positions) if at < bound]
     held = [number for number, at in enumerate(positions) if at >= bound]
     return kept, held
+
+
+def bound_of(positions: Sequence[float] | np.ndarray[Any, Any], share: float = 0.1) -> float:
+    """Return the position from which on `hold_out` holds texts out."""
+    return min(1 - share, float(max(positions, default=1.0)))

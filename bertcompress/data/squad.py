@@ -9,6 +9,8 @@
 An error names the file and the place, such as `data[3].paragraphs[0].qas[2].answers[0]`. Two things are mended and
 told in the task's notes: an answer that stands up to two characters beside its `answer_start`, as some versions of
 SQuAD have it, and an id that is a number.
+
+A file is one JSON value, so it is read whole; it and all its questions are in memory then.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bertcompress.data.conll import load_conll_files, read_conll
+from bertcompress.data.conll import read_conll
+from bertcompress.data.conll_task import load_conll_files
 from bertcompress.errors import BertCompressError, ConfigError, DataError
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bertcompress.data.base import Task
-from bertcompress.data.conll import load_conll_files
+from bertcompress.data.conll_task import load_conll_files
 from bertcompress.data.squad import load_squad_files
 from bertcompress.errors import ConfigError, DataError
 

@@ -192,3 +192,46 @@ def test_question_answering_takes_its_metric_and_packed_files(tmp_path: Path) ->
     task = load_task(EXAMPLES / "questions.yaml")
     assert (task.metric, task.unanswerable) == ("exact_match", True)
     assert task.train["answers"][0] == {"text": ["1883"], "answer_start": [task.train["context"][0].index("1883")]}
+
+
+def test_metrics_of_spans_need_tags_that_mark_spans_in_every_format(tmp_path: Path) -> None:
+    tags = [["NOUN", "NOUN", "VERB"], ["ADP", "NOUN"], ["NOUN", "NOUN"]]
+    conll(tmp_path / "t.conll", zip(WORDS, tags, strict=True))
+    write_lists(tmp_path / "t.jsonl", tags=tags)
+    for metric in ("entity_f1", "entity_f1_strict", "entity_f1_conlleval"):
+        message = rf"task.metric: got '{metric}', allowed is token_accuracy here, as the tags mark no spans"
+        refused(ConfigError, message, tmp_path, tagging(metric=metric))
+        refused(ConfigError, message, tmp_path, lists(metric=metric))
+    assert load_task(tagging(metric="token_accuracy"), relative_to=tmp_path).metric == "token_accuracy"
+
+
+def test_labels_may_have_the_letters_of_the_file(tmp_path: Path) -> None:
+    tags = [["B-P", "L-P", "O"], ["O", "U-P"], ["B-P", "L-P"]]
+    conll(tmp_path / "t.conll", zip(WORDS, tags, strict=True))
+    write_lists(tmp_path / "t.jsonl", tags=tags)
+    given = ["U-P", "O", "B-P", "L-P"]
+    lines, rows = (load_task(each(labels=given), relative_to=tmp_path) for each in (tagging, lists))
+    assert lines.labels == ("S-P", "O", "B-P", "E-P")
+    assert lines.train["tags"][:] == [[2, 3, 1], [1, 0], [2, 3]]
+    assert same(lines, rows)
+    assert same(lines, load_task(tagging(labels=lines.labels), relative_to=tmp_path))
+
+
+def test_large_files_with_a_word_in_a_line_go_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTCOMPRESS_CACHE", str(tmp_path / "cache"))
+    words = [[f"word{number}", "x", "y"] for number in range(500)]
+    tags = [["I-X", "I-X", "O"] if number % 2 else ["I-X", "B-X", "I-X"] for number in range(500)]
+    conll(tmp_path / "t.conll", zip(words, tags, strict=True))
+    case = tagging(validation=None, test="t.conll")
+    small = load_task(case, relative_to=tmp_path)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(tables, "IN_MEMORY", 100)
+    large = load_task(case, relative_to=tmp_path)
+    again = load_task(case, relative_to=tmp_path)
+    for task in (large, again):
+        assert task.train.cache_files
+        assert same(small, task)
+        assert task.notes == small.notes
+        assert task.train.features == small.train.features
+        assert task.splits.keys() == small.splits.keys()
+    assert sorted(small.train["words"][:] + small.validation["words"][:]) == sorted(words)

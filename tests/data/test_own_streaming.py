@@ -232,19 +232,29 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
 
 
 SCRIPT = """
-import re, sys
+import json, re, sys
 from pathlib import Path
 from bertcompress.data import tables
 from bertcompress.data.tasks import load_task
 
 tables.IN_MEMORY = 1 << 20
-task = load_task({"kind": "classification", "train": sys.argv[1], "text": "body", "label": "team"})
+task = load_task(json.loads(sys.argv[1]))
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text()).group(1)  # getrusage's is our parent's
 print(len(task.train) + len(task.validation), peak)
 """
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is in Linux's /proc/self/status")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from Linux's /proc/self/status")
+def loaded(task: dict[str, Any]) -> tuple[int, float]:
+    """Return how many examples a task has, and the MiB at the peak of the process that loads it."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(task)], capture_output=True, text=True, timeout=100, check=True
+    )
+    count, peak = map(int, done.stdout.split())
+    return count, peak / 1024
+
+
+@linux_only
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 def test_memory_is_flat_in_the_size_of_the_file(tmp_path: Path, ending: str) -> None:
     peaks = {}
@@ -252,12 +262,23 @@ def test_memory_is_flat_in_the_size_of_the_file(tmp_path: Path, ending: str) -> 
         body = ("abcdefghij" * 20 + " ") * 10  # 2 kB
         path = tmp_path / f"{rows}.{ending}"
         write_rows(path, [(f"{number} {body}", "xyz"[number % 3], 0.5) for number in range(rows)])
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, timeout=100, check=True
-        )
-        count, peak = map(int, done.stdout.split())
+        count, peaks[path.stat().st_size / 2**20] = loaded(mapping(str(path)))
         assert count == rows
-        peaks[path.stat().st_size / 2**20] = peak / 1024  # MiB
     (small, low), (large, high) = peaks.items()
     assert large > 10 * small > 45
     assert high - low < 0.3 * (large - small), f"{low:.0f} MiB for {small:.0f} MiB, {high:.0f} for {large:.0f}"
+
+
+@linux_only
+def test_memory_is_flat_in_the_size_of_a_file_with_a_word_in_a_line(tmp_path: Path) -> None:
+    peaks = {}
+    for sentences in (6_000, 60_000):
+        path = tmp_path / f"{sentences}.conll"
+        with path.open("w") as file:
+            for number in range(sentences):
+                file.write(f"Ada{number} NNP I-PER\n" + "lived VBD O\nin IN O\nLondon NNP I-LOC\n" * 5 + "\n")
+        count, peaks[path.stat().st_size / 2**20] = loaded({"kind": "tagging", "train": str(path)})
+        assert count == sentences
+    (small, low), (large, high) = peaks.items()
+    assert large > 9 * small > 9
+    assert high - low < 0.5 * (large - small), f"{low:.0f} MiB for {small:.0f} MiB, {high:.0f} for {large:.0f}"
