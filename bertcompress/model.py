@@ -200,6 +200,7 @@ class Model:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save_pretrained(folder)
+        _forget_last_call(self.tokenizer)
         self.tokenizer.save_pretrained(folder)
         steps = [dataclasses.asdict(step) for step in self.history]
         saved = {"labels": list(self.labels), "null_threshold": self.null_threshold, "steps": steps}
@@ -350,6 +351,17 @@ class _Saved(NamedTuple):
     labels: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     null_threshold: float | None = None
+
+
+def _forget_last_call(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take the last call's truncation and padding out of a fast tokenizer, which would save them: calls set their own.
+
+    The same model would otherwise be saved differently, depending on whether its texts were tokenized or cached.
+    """
+    rules = getattr(tokenizer, "backend_tokenizer", None)
+    if rules is not None:
+        rules.no_truncation()
+        rules.no_padding()
 
 
 def _read_history(folder: Path) -> _Saved:

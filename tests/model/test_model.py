@@ -139,3 +139,13 @@ def test_random_models_leave_the_global_generator_alone(letters_tokenizer):
     torch.manual_seed(5)
     Model.from_spec(spec, letters_tokenizer, seed=9)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_was_tokenized_leaves_no_trace_in_a_saved_model(letters_tokenizer, tmp_path):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 8), Head())
+    model = Model.from_spec(spec, letters_tokenizer)
+    for name, options in (("cut", {"truncation": True, "max_length": 5}), ("whole", {"padding": True})):
+        model.tokenizer(TEXTS, **options)
+        model.save_pretrained(tmp_path / name)
+    for path in sorted((tmp_path / "cut").iterdir()):
+        assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes(), path.name
