@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 from bertcompress.encoder.chain import ChainModel, ChainOutput, ChainPreTrainedModel
 from bertcompress.encoder.configuration import ChainConfig, chain_config
 from bertcompress.encoder.dropout import dropout
+from bertcompress.encoder.kernels import Linear
 from bertcompress.encoder.operations import linear
 from bertcompress.encoder.spec import EncoderSpec
 
@@ -69,7 +70,7 @@ class ChainWithHead(ChainPreTrainedModel):
         """Build the encoder and the output layer."""
         super().__init__(config)
         self.encoder = ChainModel(config)
-        self.classifier = nn.Linear(self.spec.hidden_size, self.spec.head.num_labels)
+        self.classifier = Linear(self.spec.hidden_size, self.spec.head.num_labels)
         self.post_init()
 
     def _dropped(self, hidden: Tensor) -> Tensor:

@@ -14,7 +14,10 @@ from transformers.activations import ACT2FN
 
 from bertcompress.encoder import spec as specs
 from bertcompress.encoder.dropout import dropout
+from bertcompress.encoder.kernels import Linear
 from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
+
+MASKED = -1e9  # added to the scores of pads; exp() of it is 0 in every type that the chain computes in
 
 
 @dataclass
@@ -35,7 +38,7 @@ class Trace:
 def linear(inputs: int, outputs: int, quantization: specs.Quantization | None) -> nn.Module:
     """Build a linear map, quantized or not, whose tensors are those of `spec.linear_tensors`."""
     if quantization is None or quantization.weight_bits == 32:
-        return nn.Linear(inputs, outputs)
+        return Linear(inputs, outputs)
     return QuantizedLinear(inputs, outputs)
 
 
@@ -67,15 +70,29 @@ class AttentionOperation(nn.Module):
         allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
         rate = self.attention_dropout if self.training else 0.0
         # With dropout torch has no fused kernel for the CPU, and its own steps draw their random numbers slowly.
-        if trace.wanted or (rate and query.device.type == "cpu"):
-            context = self._explicit(query, key, value, allowed, rate, trace)
+        if trace.wanted:
+            context = self._traced(query, key, value, allowed, rate, trace)
+        elif rate and query.device.type == "cpu":
+            context = self._dropped(query, key, value, allowed, rate)
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=rate)
         context = context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size)
         changed: Tensor = self.norm(hidden + dropout(self.output(context), self.hidden_dropout, self.training))
         return changed
 
-    def _explicit(
+    def _dropped(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rate: float) -> Tensor:
+        """Attend with dropout: scaling and mask go into the matrix product, which saves four passes over the scores."""
+        batch, heads, length, _ = query.shape
+        query, key, value = (each.reshape(batch * heads, length, self.head_size) for each in (query, key, value))
+        bias = query.new_zeros(batch, 1, 1, length)
+        if allowed is not None:
+            bias = bias.masked_fill(~allowed, MASKED)
+        bias = bias.expand(batch, heads, 1, length).reshape(batch * heads, 1, length)
+        scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=self.head_size**-0.5)  # (B * h, L, L)
+        context = dropout(scores.softmax(-1), rate, self.training) @ value
+        return context.view(batch, heads, length, self.head_size)
+
+    def _traced(
         self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rate: float, trace: Trace
     ) -> Tensor:
         scores = query @ key.transpose(-1, -2) * self.head_size**-0.5  # (B, h, L, L)
@@ -97,13 +114,18 @@ class FeedForwardOperation(nn.Module):
         super().__init__()
         self.intermediate = linear(hidden, sizes.intermediate_size, spec.quantization)
         self.activation = ACT2FN[spec.activation]
+        self.gelu = spec.activation == "gelu"
         self.output = linear(sizes.intermediate_size, hidden, spec.quantization)
         self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
         self.hidden_dropout = spec.hidden_dropout
 
     def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
         """Map (batch, length, hidden) to the same shape; each token on its own."""
-        inner = self.output(self.activation(self.intermediate(hidden)))
+        if self.gelu and isinstance(self.intermediate, Linear):
+            inner = self.intermediate(hidden, gelu=True)
+        else:
+            inner = self.activation(self.intermediate(hidden))
+        inner = self.output(inner)
         changed: Tensor = self.norm(hidden + dropout(inner, self.hidden_dropout, self.training))
         return changed
 

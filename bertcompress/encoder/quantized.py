@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bertcompress.encoder.kernels import product
+
 LEVELS = 127  # symmetric range -127..127: -128 has no positive partner
 SMALLEST = 1e-30  # peak of an all-zero row, so that nothing is divided by zero
 
@@ -88,7 +90,7 @@ class Embedding(nn.Embedding):
 
     def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Score (..., size) states against every row of the table, as a tied output layer does."""
-        return nn.functional.linear(hidden, self.weight, bias)
+        return product(hidden, self.weight, bias)
 
 
 def quantize_state(state: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
