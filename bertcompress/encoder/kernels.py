@@ -41,7 +41,9 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = Fa
 
 
 def _onednn(inputs: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-    activation = ("gelu", [], "none") if gelu else ("none", [], "")  # "none" is GELU without an approximation
+    activation: tuple[str, list[float], str] = (
+        ("gelu", [], "none") if gelu else ("none", [], "")
+    )  # "none" is GELU without an approximation
     found: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, *activation)
     return found
 
