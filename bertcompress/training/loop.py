@@ -18,7 +18,7 @@ from torch import nn
 
 from bertcompress.data.base import HIDDEN
 from bertcompress.errors import ConfigError, DataError
-from bertcompress.memory import MemoryTrimmer
+from bertcompress.memory import MemoryTrimmer, kept_memory
 from bertcompress.training.objectives import Objective
 from bertcompress.training.progress import TrainingProgress
 from bertcompress.training.randomness import preserved
@@ -93,7 +93,7 @@ def train(
         TrainingError: the loss or the gradients are no longer finite.
     """
     _check(network, objective, features, teacher)
-    with preserved():
+    with preserved(), kept_memory():
         session = Session(network, objective, features, settings, teacher, score, description)
         try:
             _run(session, checkpoint)
