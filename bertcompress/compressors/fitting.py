@@ -15,6 +15,7 @@ from bertcompress.evaluation.judges import QuestionJudge, judge_for
 from bertcompress.model import Model, Step, check_same_labels, head_for
 from bertcompress.predictions import Predictions, network_logits, predictions_of
 from bertcompress.training.loop import TrainingResult, train
+from bertcompress.training.masking import Masking
 from bertcompress.training.objectives import build_objective
 from bertcompress.training.teacher import TeacherOutputs
 
@@ -46,8 +47,7 @@ def fit(
     settings: TrainingSettings,
     *,
     weights: Mapping[str, float],
-    mapping: Any = "uniform",
-    temperature: float = 1.0,
+    learns: Mapping[str, Any] | None = None,
     teacher: Model | None = None,
     context: Context | None = None,
 ) -> TrainingResult:
@@ -59,8 +59,7 @@ def fit(
         task: the data.
         settings: how to train.
         weights: of the objective's terms, by name.
-        mapping: which teacher layer teaches which student layer.
-        temperature: of the soft labels.
+        learns: what else the objective depends on, see `build_objective`.
         teacher: needed by every term but `hard`.
         context: for resuming.
     """
@@ -70,10 +69,10 @@ def fit(
         weights,
         student=model.spec,
         teacher=None if teacher is None else teacher.spec,
-        mapping=mapping,
-        temperature=temperature,
         kind=task.kind,
         seed=settings.seed,
+        masking=_masking(method, model, settings.seed) if "mlm" in weights else None,
+        **(learns or {}),
     )
     assert task.train is not None
     cache = usable_cache()
@@ -91,6 +90,7 @@ def fit(
             places=objective.teacher_places,
             max_tokens=settings.max_tokens,
             precision=settings.precision,
+            keep=not objective.needs_live_teacher,
         )
     scorer = _scorer(model, task, max_length, cache) if settings.epochs > 0 else None
     result = train(
@@ -106,6 +106,12 @@ def fit(
     if scorer is not None and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
         model.null_threshold = scorer.judge.best_threshold(scorer.predictions(model.network))[0]
     return result
+
+
+def _masking(method: str, model: Model, seed: int) -> Masking:
+    if model.tokenizer.mask_token_id is None:
+        raise ConfigError(f"{method}: the objective 'mlm' hides tokens, and the model's tokenizer has no mask token.")
+    return Masking.of(model.tokenizer, seed)
 
 
 def _check_same_tokens(teacher: Model, student: Model) -> None:

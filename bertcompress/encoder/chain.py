@@ -34,6 +34,7 @@ class ChainOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     attention_scores: tuple[Tensor, ...] | None = None
+    projections: tuple[Tensor, ...] | None = None
 
 
 class EmbeddingTables(nn.Module):
@@ -203,18 +204,20 @@ class ChainModel(ChainPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         output_attention_scores: bool = False,
+        output_projections: bool = False,
         return_dict: bool | None = None,
     ) -> Any:
         """Encode ids (batch, length); `attention_mask` (batch, length) is 1 at real tokens and 0 at padding.
 
         `attentions` and `attention_scores` hold one (batch, heads, length, length) tensor per attention operation:
-        probabilities, and scaled products before masking and softmax.
+        probabilities, and scaled products before masking and softmax. `projections` holds one (batch, length, 3, heads,
+        head size) tensor for each: queries, keys and values.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ConfigError("forward: give exactly one of input_ids and inputs_embeds.")
         every = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        trace = Trace(bool(attentions), output_attention_scores)
+        trace = Trace(bool(attentions), output_attention_scores, output_projections)
         hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
         mask = _visible(attention_mask)
         states = [hidden]
@@ -228,6 +231,7 @@ class ChainModel(ChainPreTrainedModel):
             hidden_states=tuple(states) if every else None,
             attentions=tuple(trace.recorded_attentions) if attentions else None,
             attention_scores=tuple(trace.recorded_scores) if output_attention_scores else None,
+            projections=tuple(trace.recorded_projections) if output_projections else None,
         )
         return output.to_tuple() if return_dict is False else output
 

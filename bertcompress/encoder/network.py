@@ -49,6 +49,7 @@ class TaskOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     attention_scores: tuple[Tensor, ...] | None = None
+    projections: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -61,6 +62,7 @@ class SpanOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
     attention_scores: tuple[Tensor, ...] | None = None
+    projections: tuple[Tensor, ...] | None = None
 
 
 class ChainWithHead(ChainPreTrainedModel):
@@ -98,6 +100,7 @@ class ChainTaskModel(ChainWithHead):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         output_attention_scores: bool = False,
+        output_projections: bool = False,
         return_dict: bool | None = None,
     ) -> Any:
         """Compute the task's logits, and the mean loss where `labels` are given; see `ChainModel.forward`."""
@@ -110,6 +113,7 @@ class ChainTaskModel(ChainWithHead):
             output_hidden_states,
             output_attentions,
             output_attention_scores,
+            output_projections,
         )
         logits = self._logits(encoded)
         output = TaskOutput(
@@ -118,6 +122,7 @@ class ChainTaskModel(ChainWithHead):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
             attention_scores=encoded.attention_scores,
+            projections=encoded.projections,
         )
         return output.to_tuple() if return_dict is False else output
 
@@ -174,6 +179,7 @@ class ChainForQuestionAnswering(ChainWithHead):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         output_attention_scores: bool = False,
+        output_projections: bool = False,
         return_dict: bool | None = None,
     ) -> Any:
         """Compute span logits, and the mean loss where positions (batch,) are given; see `ChainModel.forward`."""
@@ -186,6 +192,7 @@ class ChainForQuestionAnswering(ChainWithHead):
             output_hidden_states,
             output_attentions,
             output_attention_scores,
+            output_projections,
         )
         start, end = (each.contiguous() for each in self._logits(encoded).unbind(-1))  # each (B, L)
         loss = None
@@ -199,6 +206,7 @@ class ChainForQuestionAnswering(ChainWithHead):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
             attention_scores=encoded.attention_scores,
+            projections=encoded.projections,
         )
         return output.to_tuple() if return_dict is False else output
 

@@ -22,12 +22,18 @@ MASKED = -1e9  # added to the scores of pads; exp() of it is 0 in every type tha
 
 @dataclass
 class Trace:
-    """What a forward pass records on request: one (batch, heads, length, length) tensor per attention operation."""
+    """What a forward pass records on request, an entry for each attention operation.
+
+    Maps are (batch, heads, length, length); projections hold queries, keys and values, (batch, length, 3, heads, head
+    size).
+    """
 
     attentions: bool = False
     scores: bool = False
+    projections: bool = False
     recorded_attentions: list[Tensor] = field(default_factory=list)
     recorded_scores: list[Tensor] = field(default_factory=list)
+    recorded_projections: list[Tensor] = field(default_factory=list)
 
     @property
     def wanted(self) -> bool:
@@ -66,6 +72,8 @@ class AttentionOperation(nn.Module):
         """Map (batch, length, hidden) to the same shape; `mask` (batch, length) is True at real tokens."""
         batch, length, _ = hidden.shape
         qkv = self.qkv(hidden).view(batch, length, 3, self.num_heads, self.head_size)
+        if trace.projections:
+            trace.recorded_projections.append(qkv)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, L, d)
         allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
         rate = self.attention_dropout if self.training else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bertcompress.compressors.base import Compressor, Context
 from bertcompress.errors import ConfigError
@@ -100,16 +100,19 @@ def check_objectives(
     Raises:
         ConfigError: a step's objective does not fit its networks or the kind of task; the message begins with the step.
     """
+    from bertcompress.compressors.distill.compressor import Distillation
+    from bertcompress.training.masking import Masking
     from bertcompress.training.objectives import build_objective
     from bertcompress.training.settings import TrainingSettings
 
     for place, (step, spec) in enumerate(zip(steps, specs, strict=True)):
         if task is None or not isinstance(step, TrainingSettings) or step.epochs == 0:
             continue
-        learns = {name: getattr(step, name) for name in ("mapping", "temperature") if hasattr(step, name)}
+        learns: dict[str, Any] = step.learns() if isinstance(step, Distillation) else {}
+        masking = Masking(0, (), spec.embeddings.vocab_size)  # any will do: nothing is hidden here
         try:
             weights = step.objective_weights(task.kind)  # type: ignore[attr-defined]  # of every compressor that trains
-            build_objective(weights, student=spec, teacher=teacher, kind=task.kind, **learns)
+            build_objective(weights, student=spec, teacher=teacher, kind=task.kind, masking=masking, **learns)
         except ConfigError as error:
             raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
 

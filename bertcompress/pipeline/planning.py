@@ -91,7 +91,7 @@ def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, leng
     seconds, memory = FIXED_SECONDS, LIBRARIES_MIB + spec.bytes() / MIB
     if isinstance(step, TrainingSettings) and step.epochs > 0:
         learns = isinstance(step, Distillation)
-        needs = step.needs() if isinstance(step, Distillation) else frozenset()
+        needs = step.needs(lengths.run.task.kind) if isinstance(step, Distillation) else frozenset()
         max_length = step.length_for(lengths.run.task.kind)
         train = lengths.of("train", max_length)
         seconds += estimate_seconds(spec, teacher if learns else None, train, step, needs)

@@ -1,6 +1,7 @@
 """Terms that compare answers: a network's logits with the labels, or with its teacher's logits.
 
-What an answer is depends on the kind of task. In tagging every word has one, read at its first piece. In question
+What an answer is depends on the kind of task. In tagging every word has one, read at its first piece. In unlabelled
+text every token has one, the token that stands there. In question
 answering a window has two, the distributions of the answer's start and end over the window's tokens; pads are left
 out of them, so that an example's loss does not depend on its batch mates (transformers' own loss keeps them in).
 """
@@ -21,14 +22,16 @@ IGNORED = -100  # the label of tokens that are no word's first piece
 
 def unit_of(kind: str) -> Unit:
     """Return what the answers of a kind of task are counted in."""
-    return "word" if kind == "tagging" else "example"
+    return {"tagging": "word", "unlabelled": "token"}.get(kind, "example")  # type: ignore[return-value]
 
 
 def _answers(logits: Tensor, batch: Batch, kind: str, temperature: float = 1.0) -> Tensor:
-    """Return logits of one answer in each row, (answers, C): words, windows' starts and then ends, or examples."""
+    """Return logits of one answer in each row, (answers, C): words, tokens, starts and then ends, or examples."""
     logits = logits / temperature  # before pads are filled in, which a temperature below 1 would make infinite
     if kind == "tagging":
         return logits[batch["words"] >= 0].float()  # (words, C)
+    if kind == "unlabelled":
+        return logits[batch["attention_mask"] > 0].float()  # (tokens, V)
     if kind == "question_answering":
         pads = batch["attention_mask"].unsqueeze(-1) == 0  # (B, L, 1)
         # The least finite number and not -inf, of which a difference would be NaN.

@@ -21,7 +21,7 @@ from bertcompress.training.precision import autocast, resolve_precision
 from bertcompress.training.randomness import preserved
 from bertcompress.training.session import Session
 from bertcompress.training.settings import TrainingSettings
-from bertcompress.training.teacher import MIB, TeacherOutputs, evaluating, run_network
+from bertcompress.training.teacher import MIB, PROJECTIONS, TeacherOutputs, evaluating, run_network
 from bertcompress.training.term import Batch, Term
 
 SAMPLES = 5  # batches that are timed, after one that is not
@@ -154,15 +154,12 @@ def _random_features(lengths: NDArray[np.int64], spec: EncoderSpec) -> Features:
 
 def _kept_mib(spec: EncoderSpec, lengths: NDArray[np.int64], needs: Collection[str]) -> float:
     """Return MiB of the teacher's outputs, two bytes a number, as `TeacherOutputs` would keep them."""
-    heads = sum(
-        operation.num_heads
-        for layer in spec.layers
-        for operation in layer.operations
-        if isinstance(operation, Attention)
-    )
+    attentions = [each for layer in spec.layers for each in layer.operations if isinstance(each, Attention)]
+    projected = int(lengths.sum()) * sum(each.num_heads * each.head_size for each in attentions)
     numbers = {
         "hidden_states": int(lengths.sum()) * sum(spec.widths),
-        "attention_scores": int((lengths**2).sum()) * heads,
+        "attention_scores": int((lengths**2).sum()) * sum(each.num_heads for each in attentions),
+        **dict.fromkeys(PROJECTIONS, projected),
     }
     return sum(numbers[need] for need in needs) * 2 / MIB
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from bertcompress.errors import ConfigError, allowed
 
-MAPPINGS = ("uniform", "last", "skip")
+MAPPINGS = ("uniform", "tinybert", "last", "skip")
 Mapping: TypeAlias = str | Sequence[int] | Sequence[Sequence[int]]
 Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -17,11 +17,12 @@ def resolve_mapping(mapping: Mapping, num_student: int, num_teacher: int) -> Pai
 
     - "uniform" (TinyBERT): student layer m learns from layer m*N/M of the N-layer teacher. Where M does not divide N
       the result is rounded up, so the last layer always learns from the last.
+    - "tinybert": as uniform, and the output of the embeddings learns from that of the teacher's, which TinyBERT's
+      released code does.
     - "last" (MiniLM): only the last layer learns, from the teacher's last.
     - "skip" (BERT-PKD's Skip): as uniform, but the student's last layer is left to the other terms.
     - one whole number per student layer: the teacher layer for each, 0 leaves the layer alone.
-    - pairs: (student layer, teacher layer); layer 0 is the output of the embeddings. TinyBERT's released code is
-      uniform with (0, 0) as well; our "uniform" leaves that pair out.
+    - pairs: (student layer, teacher layer); layer 0 is the output of the embeddings.
 
     Args:
         mapping: one of the above.
@@ -44,10 +45,11 @@ def _named(name: str, num_student: int, num_teacher: int) -> Pairs:
         raise ConfigError(f"mapping: got {name!r}, allowed are {allowed(MAPPINGS)}, numbers or pairs of layers.")
     if name == "last":
         return ((num_student, num_teacher),)
-    taught = num_student if name == "uniform" else num_student - 1
+    taught = num_student - 1 if name == "skip" else num_student
     if taught == 0:
         raise ConfigError("mapping: 'skip' leaves out the last layer, and the student has only one; use 'uniform'.")
-    return tuple((layer, -(-layer * num_teacher // num_student)) for layer in range(1, taught + 1))
+    first = 0 if name == "tinybert" else 1
+    return tuple((layer, -(-layer * num_teacher // num_student)) for layer in range(first, taught + 1))
 
 
 def _from_numbers(numbers: Sequence[Any], num_student: int, num_teacher: int) -> Pairs:

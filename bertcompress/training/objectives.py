@@ -22,26 +22,17 @@ from torch import Tensor, nn
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.training.answer_terms import KINDS, EmbeddingTerm, HardTerm, LogitsTerm, SoftTerm
-from bertcompress.training.mapping import Mapping as LayerMapping
-from bertcompress.training.mapping import resolve_mapping
+from bertcompress.training.mapping import Pairs
+from bertcompress.training.masking import MaskedTerm, Masking
+from bertcompress.training.recipes import TERMS, Mappings, pairs_of
+from bertcompress.training.relations import RELATIONS, AttentionDistributionTerm, RelationTerm
 from bertcompress.training.term import Batch, Term
-from bertcompress.training.terms import AttentionTerm, HiddenTerm
+from bertcompress.training.terms import AttentionTerm, CosineTerm, HiddenTerm, PatientTerm
 
-__all__ = [
-    "TERMS",
-    "AttentionTerm",
-    "EmbeddingTerm",
-    "HardTerm",
-    "HiddenTerm",
-    "LogitsTerm",
-    "Objective",
-    "SoftTerm",
-    "Term",
-    "build_objective",
-    "resolve_mapping",
-]
+__all__ = ["Objective", "build_objective"]
 
-TERMS = ("hard", "soft", "logits", "embedding", "hidden", "attention")
+
+OUTPUTS = (*KINDS, "masked_lm")  # heads whose logits are compared
 
 
 class Objective(nn.Module):
@@ -72,12 +63,22 @@ class Objective(nn.Module):
 
     @property
     def teacher_places(self) -> dict[str, frozenset[int]]:
-        """Which entries of the teacher's hidden states and scores the terms read."""
+        """Which entries of the teacher's outputs the terms read."""
         places: dict[str, frozenset[int]] = {}
         for term in self._terms():
             for need, read in term.teacher_places().items():
                 places[need] = places.get(need, frozenset()) | read
         return places
+
+    @property
+    def masking(self) -> Masking | None:
+        """How tokens are hidden for the network to guess; None where they are not."""
+        return next((term.masking for term in self._terms() if isinstance(term, MaskedTerm)), None)
+
+    @property
+    def needs_live_teacher(self) -> bool:
+        """Whether a teacher must read each batch as the student does: with its pads, or with its hidden tokens."""
+        return self.masking is not None or any(term.needs_pads for term in self._terms())
 
     @property
     def needs_teacher(self) -> bool:
@@ -114,21 +115,27 @@ def build_objective(
     *,
     student: EncoderSpec,
     teacher: EncoderSpec | None = None,
-    mapping: LayerMapping = "uniform",
+    mapping: Mappings = None,
     temperature: float = 2.0,
+    relation_heads: int | None = None,
+    count_pads: bool = False,
     kind: str = "classification",
     seed: int = 0,
+    masking: Masking | None = None,
 ) -> Objective:
     """Build the objective that the weights describe; terms of weight 0 are left out.
 
     Args:
-        weights: weight of each of `TERMS`.
+        weights: weight of each of `recipes.TERMS`.
         student: the network that learns.
         teacher: the network it learns from, if any.
-        mapping: pairs of layers for "hidden" and "attention", see `resolve_mapping`.
+        mapping: pairs of layers for terms that compare layers, see `recipes.pairs_of`.
         temperature: of "soft", above 0.
+        relation_heads: of "query_relation" and its like, see `RelationTerm`.
+        count_pads: "hidden" and "attention" as in TinyBERT's released code, see `HiddenTerm` and `AttentionTerm`.
         kind: the task's kind.
         seed: of the projections' initial weights.
+        masking: how "mlm" hides tokens.
 
     Raises:
         ConfigError: a term is unknown or cannot work with these networks and this kind of task.
@@ -138,6 +145,8 @@ def build_objective(
     for name in wanted:
         if name == "hard":
             terms[name] = _hard_term(kind)
+        elif name == "mlm":
+            terms[name] = _masked_term(student, masking)
         elif teacher is None:
             raise ConfigError(f"objective {name!r} compares with a teacher, and there is none; use 'hard' alone.")
         elif name in ("soft", "logits"):
@@ -145,12 +154,42 @@ def build_objective(
         elif name == "embedding":
             terms[name] = _embedding_term(student, teacher, seed)
         else:
-            pairs = resolve_mapping(mapping, student.num_layers, teacher.num_layers)
-            hidden = name == "hidden"
-            terms[name] = (
-                HiddenTerm(pairs, student, teacher, seed) if hidden else AttentionTerm(pairs, student, teacher)
-            )
+            pairs = pairs_of(name, mapping, student.num_layers, teacher.num_layers)
+            terms[name] = _layer_term(name, pairs, student, teacher, seed, relation_heads, count_pads)
     return Objective(terms, wanted)
+
+
+def _layer_term(
+    name: str,
+    pairs: Pairs,
+    student: EncoderSpec,
+    teacher: EncoderSpec,
+    seed: int,
+    relation_heads: int | None,
+    count_pads: bool,
+) -> Term:
+    if name == "hidden":
+        return HiddenTerm(pairs, student, teacher, seed, released=count_pads)
+    if name == "attention":
+        return AttentionTerm(pairs, student, teacher, released=count_pads)
+    if name == "attention_distribution":
+        return AttentionDistributionTerm(pairs, student, teacher)
+    if name in RELATIONS:
+        return RelationTerm(name, pairs, student, teacher, relation_heads)
+    return (CosineTerm if name == "cosine" else PatientTerm)(pairs, student, teacher, seed)
+
+
+def _masked_term(student: EncoderSpec, masking: Masking | None) -> Term:
+    if student.head.task != "masked_lm":
+        raise ConfigError(
+            f"objective 'mlm' guesses hidden tokens, and the student's head is {student.head.task!r}, allowed is "
+            "'masked_lm': load it with an unlabelled task."
+        )
+    if masking is None:
+        raise ConfigError(
+            "objective 'mlm': nothing says how tokens are hidden; give masking=Masking.of(tokenizer, seed)."
+        )
+    return MaskedTerm(masking)
 
 
 def _checked_weights(weights: Mapping[str, float]) -> dict[str, float]:
@@ -174,17 +213,19 @@ def _hard_term(kind: str) -> Term:
 
 def _output_term(name: str, kind: str, student: EncoderSpec, teacher: EncoderSpec, temperature: float) -> Term:
     heads = (student.head, teacher.head)
-    if any(head.task not in KINDS for head in heads) or heads[0].task != heads[1].task:
+    if any(head.task not in OUTPUTS for head in heads) or heads[0].task != heads[1].task:
         raise ConfigError(
             f"objective {name!r} compares logits; the student's head is {heads[0].task!r} and the teacher's "
-            f"{heads[1].task!r}, allowed is the same of {allowed(KINDS)} for both; encoders without a head learn from "
-            "'embedding' and 'hidden'."
+            f"{heads[1].task!r}, allowed is the same of {allowed(OUTPUTS)} for both; encoders without a head learn "
+            "from 'embedding' and 'hidden'."
         )
     if heads[0].num_labels != heads[1].num_labels:
         raise ConfigError(
             f"objective {name!r}: the student has {heads[0].num_labels} labels and the teacher {heads[1].num_labels}; "
             "allowed is the same number: fine-tune the teacher on this task first."
         )
+    if heads[0].task == "masked_lm":
+        kind = _same_vocabulary(name, student, teacher)
     if name == "logits":
         return LogitsTerm(kind)
     if heads[0].num_labels == 1:
@@ -193,6 +234,16 @@ def _output_term(name: str, kind: str, student: EncoderSpec, teacher: EncoderSpe
     if not number or not math.isfinite(temperature) or temperature <= 0:
         raise ConfigError(f"temperature: got {temperature!r}, allowed is a finite number above 0.")
     return SoftTerm(float(temperature), kind)
+
+
+def _same_vocabulary(name: str, student: EncoderSpec, teacher: EncoderSpec) -> str:
+    sizes = student.embeddings.vocab_size, teacher.embeddings.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"objective {name!r}: the student guesses among {sizes[0]} tokens and the teacher among {sizes[1]}; "
+            "allowed is the same vocabulary."
+        )
+    return "unlabelled"
 
 
 def _embedding_term(student: EncoderSpec, teacher: EncoderSpec, seed: int) -> Term:

@@ -152,6 +152,9 @@ class Session:
         groups = self.plan.groups(step)
         everything = np.concatenate(groups)
         counts = self.features.counts(everything)
+        masking = self.objective.masking
+        if masking is not None:
+            counts["masked"] = masking.count(self.features, everything)
         rows = touched_rows(self.features, everything).to(self.device)
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         seed_everything(self.settings.seed, step, rank)
@@ -172,7 +175,10 @@ class Session:
         return state.loss_sum / max(1, state.loss_steps), len(everything)
 
     def _backward(self, indices: Indices, counts: dict[str, int]) -> Tensor:
-        batch = {name: tensor.to(self.device) for name, tensor in self.features.collate(indices).items()}
+        collated, masking = self.features.collate(indices), self.objective.masking
+        if masking is not None:
+            masking.apply(collated, self.features, indices, self.state.step)
+        batch = {name: tensor.to(self.device) for name, tensor in collated.items()}
         taught = None if self.teacher is None else self.teacher.batch(indices, batch)
         with autocast(self.precision, self.device):
             output = run_network(self.network, batch, sorted(self.objective.needs))

@@ -1,11 +1,11 @@
 """A teacher's outputs: computed once where they can be kept, again for each batch where they cannot.
 
-Logits are kept in memory where they fit, as all but those of masked-LM heads do. Hidden states and attention scores
-are kept in memory-mapped files where those that the objective reads fit a stated budget, and are otherwise recomputed
-on the student's own micro-batch. Kept values come from a pass over all examples in a fixed order, so what a batch is
-taught does not depend on when the training was interrupted. Several processes share that pass for the logits, and
-always recompute the rest; kept values are rounded to half precision unless the teacher runs in fp32, where both ways
-agree up to rounding.
+Logits are kept in memory where they fit, as all but those of masked-LM heads do. Hidden states, attention scores and
+the like are kept in memory-mapped files where those that the objective reads fit a stated budget, and are otherwise
+recomputed on the student's own micro-batch. Kept values come from a pass over all examples in a fixed order, so what a
+batch is taught does not depend on when the training was interrupted. Several processes share that pass for the logits,
+and always recompute the rest; kept values are rounded to half precision unless the teacher runs in fp32, where both
+ways agree up to rounding.
 """
 
 from __future__ import annotations
@@ -39,17 +39,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-NEEDS = ("hidden_states", "attention_scores")
+PROJECTIONS = {"queries": 0, "keys": 1, "values": 2}  # need -> its place in a network's `projections`
+NEEDS = ("hidden_states", "attention_scores", *PROJECTIONS)
 MIB = 2**20
 
 
 def run_network(network: nn.Module, batch: Mapping[str, Tensor], needs: Collection[str] = ()) -> Any:
     """Return the network's ModelOutput for a collated batch, with the outputs named in `needs` beside the logits.
 
-    Its `logits` are those of `task_logits`, whatever the head.
+    Its `logits` are those of `task_logits`, whatever the head. Queries, keys and values are (B, L, heads * head size),
+    one for each attention operation.
     """
-    output = network(**{name: batch[name] for name in INPUTS}, **{f"output_{need}": True for need in needs})
+    wanted = {f"output_{'projections' if need in PROJECTIONS else need}": True for need in needs}
+    output = network(**{name: batch[name] for name in INPUTS}, **wanted)
     output["logits"] = task_logits(output, batch["attention_mask"])
+    for need in PROJECTIONS.keys() & set(needs):
+        output[need] = tuple(each[:, :, PROJECTIONS[need]].flatten(2) for each in output.projections)
     return output
 
 
@@ -82,19 +87,21 @@ class TeacherOutputs:
         cache_mib: float = 2048,
         folder: Path | None = None,
         places: Mapping[str, Collection[int]] | None = None,
+        keep: bool = True,
     ) -> None:
         """Take the network and the examples; nothing is computed before the first batch.
 
         Args:
             network: the teacher.
             features: the examples that the student is trained on.
-            needs: outputs beside the logits, of "hidden_states" and "attention_scores"; an objective's `needs`.
+            needs: outputs beside the logits, of `NEEDS`; an objective's `needs`.
             max_tokens: padded tokens in one forward of the pass over all examples.
             precision: of the teacher's forward passes.
             cache_mib: MiB of disk that hidden states and scores may take, and of memory that logits of tokens may; 0
                 recomputes them for every batch.
             folder: where to keep them; a temporary folder if None.
             places: which entries of each of `needs` are read (an objective's `teacher_places`); None: all.
+            keep: whether anything may be kept; not where an objective `needs_live_teacher`.
 
         Raises:
             ConfigError: an unknown name in `needs`.
@@ -105,7 +112,7 @@ class TeacherOutputs:
         self.network = network
         self.needs = frozenset(needs)
         self._features, self._max_tokens = features, max_tokens
-        self._cache_mib, self._folder, self._places = cache_mib, folder, places
+        self._cache_mib, self._folder, self._places, self._keep = cache_mib, folder, places, keep
         self._state = process_state()
         self._precision = resolve_precision(precision, self._state.device.type)
         self._logits: KeptLogits | None = None
@@ -127,6 +134,8 @@ class TeacherOutputs:
             return
         self._prepared = True
         self.network.to(self._state.device)
+        if not self._keep:
+            return
         shortest = np.argsort(self._features.lengths, kind="stable")[:1]
         example = self._forward(self._collate(shortest))
         self._logits = KeptLogits.plan(example.logits, self._features, self._cache_mib)
@@ -194,7 +203,7 @@ class TeacherOutputs:
 
 
 class _Cache:
-    """Hidden states and attention scores of all examples without their padding, in memory-mapped files."""
+    """Hidden states, projections and attention scores of all examples without their padding, in memory-mapped files."""
 
     def __init__(
         self,
@@ -242,7 +251,7 @@ class _Cache:
             values = output[need][place].float().cpu().numpy()
             for row, index in enumerate(indices):
                 size = self._lengths[index]
-                if need == "hidden_states":
+                if need != "attention_scores":
                     kept[self._offsets[index] : self._offsets[index + 1]] = values[row, :size]  # (l, H)
                 else:
                     scores = values[row, :, :size, :size]  # (h, l, l)
@@ -252,14 +261,14 @@ class _Cache:
         """Return tuples of float32 tensors, (B, L, H) or (B, h, L, L), zero at pads, None where nothing is kept."""
         result: dict[str, list[Tensor | None]] = {need: [None] * count for need, count in self._counts.items()}
         for (need, place), kept in self._maps.items():
-            read = self._hidden if need == "hidden_states" else self._scores
+            read = self._scores if need == "attention_scores" else self._hidden
             result[need][place] = torch.from_numpy(read(kept, indices, length)).to(device)
         return {need: tuple(values) for need, values in result.items()}
 
     def _shape(self, need: str, tensor: Tensor) -> tuple[int, int]:
-        if need == "hidden_states":
-            return int(self._offsets[-1]), tensor.shape[-1]
-        return int(self._pair_offsets[-1]), tensor.shape[1]
+        if need == "attention_scores":
+            return int(self._pair_offsets[-1]), tensor.shape[1]
+        return int(self._offsets[-1]), tensor.shape[-1]
 
     def _hidden(self, kept: NDArray[Any], indices: NDArray[np.int64], length: int) -> NDArray[np.float32]:
         padded = np.zeros((len(indices), length, kept.shape[1]), np.float32)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-Unit: TypeAlias = Literal["example", "token", "token_pair", "word"]
+Unit: TypeAlias = Literal["example", "token", "token_pair", "word", "masked"]
 Batch: TypeAlias = Mapping[str, Tensor]
 
 
@@ -16,17 +16,21 @@ class Term(nn.Module):
 
     Attributes:
         name: key of the term in an objective.
-        unit: what the term sums over; a key of `Features.counts`. In question answering a window is an example.
-        needs: which outputs beside the logits both networks must return: "hidden_states", "attention_scores".
+        unit: what the term sums over; a key of `Features.counts`, or `masked`, the tokens that were hidden. In
+            question answering a window is an example.
+        needs: which outputs beside the logits both networks must return: "hidden_states", "attention_scores",
+            "queries", "keys", "values".
         needs_teacher: whether the term compares with a teacher.
         needs_labels: whether the term reads the batch's labels.
+        needs_pads: whether the term reads what stands at pads, which kept teacher outputs do not have.
     """
 
     name: ClassVar[str]
     unit: Unit = "example"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
+    needs_pads: bool = False
 
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         """Return the sum of the term over the units of this micro-batch, a float32 scalar.
@@ -43,5 +47,5 @@ class Term(nn.Module):
         return {"name": self.name}
 
     def teacher_places(self) -> dict[str, frozenset[int]]:
-        """Return which entries of the teacher's `hidden_states` and `attention_scores` the term reads."""
+        """Return, for each of `needs`, which entries of the teacher's outputs the term reads."""
         return {}

@@ -1,15 +1,15 @@
-"""Distillation: soft labels, hidden states and attention of a teacher, through a layer mapping."""
+"""Distillation: a teacher's answers, states, attention and relations, through a layer mapping."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized, require_task
 from bertcompress.errors import ConfigError, allowed
-from bertcompress.training.mapping import MAPPINGS, resolve_mapping
-from bertcompress.training.mapping import Mapping as LayerMapping
+from bertcompress.training.mapping import MAPPINGS
+from bertcompress.training.recipes import NEEDS, PRESETS, TERMS, Mappings, check_terms, expanded, pairs_of
 from bertcompress.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from bertcompress.model import Model
     from bertcompress.training.loop import TrainingResult
 
-TERMS = ("hard", "soft", "logits", "embedding", "hidden", "attention")
 DEFAULTS = {  # what a student learns, by the task's kind, where nothing else is said
     "regression": {"logits": 1.0, "hidden": 1.0},
     "embedding": {"embedding": 1.0, "hidden": 1.0},
+    "unlabelled": PRESETS["tinybert"],
 }
-NEEDS = {"hidden": "hidden_states", "attention": "attention_scores"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,50 +30,65 @@ class Distillation(TrainingSettings):
     """What the student learns from its teacher, and how it is trained.
 
     Attributes:
-        objective: one term, or weights by term: `hard` (the labels), `soft` (the teacher's probabilities), `logits`,
-            `embedding` (the direction of sentence embeddings), `hidden` (hidden states), `attention` (scores before
-            the softmax). By default `hidden` with `logits` in regression, `embedding` in embedding tasks, else `soft`.
-        mapping: which teacher layer teaches which student layer, for `hidden` and `attention`: "uniform", "last",
-            "skip", one teacher layer per student layer, or pairs (student layer, teacher layer).
+        objective: a term, a published combination, or weights by term.
+            Of answers: `hard` (the labels), `soft` (the teacher's probabilities), `logits`, `embedding` (the direction
+            of sentence embeddings), `mlm` (hidden tokens).
+            Of layers: `hidden` (states), `patient` (the first token's, normalised), `cosine` (the states' direction),
+            `attention` (scores before the softmax), `attention_distribution`, `query_relation`, `key_relation`,
+            `value_relation`.
+            Combinations: `tinybert`, `minilm`, `minilmv2`, `pkd`, `distilbert`.
+            By default `hidden` with `logits` in regression, with `embedding` in embedding tasks, with `attention` on
+            unlabelled text, else with `soft`.
+        mapping: which teacher layer teaches which student layer: "uniform", "tinybert", "last", "skip", one teacher
+            layer per student layer (0: none), or pairs (student layer, teacher layer); or one of these for each term
+            by name. By default each term's own: uniform for `hidden` and `attention`, skip for `patient`, else last.
         temperature: of the teacher's and the student's soft labels.
+        relation_heads: heads that queries, keys and values are split into for their relations; by default the
+            attention's own, which teacher and student must then have the same number of.
+        count_pads: `hidden` and `attention` as in TinyBERT's released code: pads count, and states are projected
+            between equal widths as well. The teacher then runs along in every epoch.
     """
 
     objective: str | Mapping[str, float] | None = None
-    mapping: LayerMapping = "uniform"
+    mapping: Mappings = None
     temperature: float = 2.0
+    relation_heads: int | None = None
+    count_pads: bool = False
 
     def __post_init__(self) -> None:
         """Refuse unknown terms and impossible weights."""
         super().__post_init__()
-        for name, weight in self.objective_weights().items():
-            if name not in TERMS:
-                raise ConfigError(f"{type(self).__name__}.objective: got term {name!r}, allowed are {allowed(TERMS)}.")
-            if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not weight > 0:
-                raise ConfigError(
-                    f"{type(self).__name__}.objective.{name}: got {weight!r}, allowed is a number above 0."
-                )
-        if not self.objective_weights():
-            raise ConfigError(
-                f"{type(self).__name__}.objective: got none, allowed is at least one of {allowed(TERMS)}."
-            )
+        weights = self.objective_weights()
+        mapping = self.mapping if self.objective is not None or not isinstance(self.mapping, Mapping) else None
+        check_terms(type(self).__name__, weights, mapping)
         self._check_number("temperature", minimum=0.0, above=True)
-        if isinstance(self.mapping, str):
-            self._check_choice("mapping", MAPPINGS)
+        if self.relation_heads is not None:
+            self._check_count("relation_heads", 1)
+        each = self.mapping.values() if isinstance(self.mapping, Mapping) else [self.mapping]
+        for one in each:
+            if isinstance(one, str) and one not in MAPPINGS:
+                raise ConfigError(f"{type(self).__name__}.mapping: got {one!r}, allowed are {allowed(MAPPINGS)}.")
 
     def objective_weights(self, kind: str = "classification") -> dict[str, float]:
         """Return the weight of each term for a kind of task."""
         if self.objective is None:
             return dict(DEFAULTS.get(kind, {"soft": 1.0, "hidden": 1.0}))
-        return {self.objective: 1.0} if isinstance(self.objective, str) else dict(self.objective)
+        return expanded(self.objective)
 
-    def needs(self) -> frozenset[str]:
+    def needs(self, kind: str = "classification") -> frozenset[str]:
         """Return the outputs beside the logits that the objective reads."""
-        return frozenset(NEEDS[name] for name in self.objective_weights() if name in NEEDS)
+        return frozenset(NEEDS[name] for name in self.objective_weights(kind) if name in NEEDS)
 
-    def check_mapping(self, student: EncoderSpec, teacher: EncoderSpec) -> None:
+    def learns(self) -> dict[str, Any]:
+        """Return what `build_objective` must know beside the weights."""
+        names = ("mapping", "temperature", "relation_heads", "count_pads")
+        return {name: getattr(self, name) for name in names}
+
+    def check_mapping(self, student: EncoderSpec, teacher: EncoderSpec, kind: str = "classification") -> None:
         """Refuse a mapping that names layers which do not exist; only terms that use it are checked."""
-        if self.needs():
-            resolve_mapping(self.mapping, student.num_layers, teacher.num_layers)
+        for term in self.objective_weights(kind):
+            if TERMS[term] is not None:
+                pairs_of(term, self.mapping, student.num_layers, teacher.num_layers)
 
     def fit(
         self, method: str, student: Model, task: Task, teacher: Model, context: Context | None = None
@@ -88,8 +102,7 @@ class Distillation(TrainingSettings):
             task,
             self,
             weights=self.objective_weights(task.kind),
-            mapping=self.mapping,
-            temperature=self.temperature,
+            learns=self.learns(),
             teacher=teacher,
             context=context,
         )
@@ -100,7 +113,8 @@ class Distill(Distillation):
     """Train a student to behave like its teacher; the student keeps its shape.
 
     Soft labels: Hinton et al. 2015, T^2 * KL(teacher || student). Hidden states and attention scores: TinyBERT
-    (Jiao et al. 2020), in one stage together with the soft labels, where the paper trains them in two.
+    (Jiao et al. 2020), in one stage together with the soft labels, where the paper trains them in two. The other terms
+    name their sources in `bertcompress.training`; the published combinations are in `training.recipes`.
     """
 
     method: ClassVar[str] = "distill"
@@ -112,7 +126,7 @@ class Distill(Distillation):
             ConfigError: the encoder is quantized, or the mapping names a layer that does not exist.
         """
         refuse_quantized(self.method, spec)
-        self.check_mapping(spec, teacher or spec)
+        self.check_mapping(spec, teacher or spec, _kind(task))
         return spec
 
     def compress(
@@ -132,3 +146,7 @@ class Distill(Distillation):
         student = model.copy()
         result = self.fit(self.method, student, task, source, context)
         return student.after(step_of(self, result), task=task)
+
+
+def _kind(task: Task | None) -> str:
+    return "classification" if task is None else task.kind

@@ -80,7 +80,7 @@ class ExtractThenDistill(Distillation):
         refuse_quantized(self.method, spec)
         student = student_spec(spec, self._sizes(), self.layers)
         if self.epochs > 0:
-            self.check_mapping(student, teacher or spec)
+            self.check_mapping(student, teacher or spec, "classification" if task is None else task.kind)
         return student
 
     def compress(
