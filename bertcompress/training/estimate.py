@@ -21,7 +21,7 @@ from bertcompress.training.precision import autocast, resolve_precision
 from bertcompress.training.randomness import preserved
 from bertcompress.training.session import Session
 from bertcompress.training.settings import TrainingSettings
-from bertcompress.training.teacher import MIB, PROJECTIONS, TeacherOutputs, evaluating, run_network
+from bertcompress.training.teacher import MIB, NEEDS, PROJECTIONS, TeacherOutputs, evaluating, run_network
 from bertcompress.training.term import Batch, Term
 
 SAMPLES = 5  # batches that are timed, after one that is not
@@ -34,7 +34,7 @@ class _Probe(Term):
 
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         outputs = [value for value in student.values() if isinstance(value, Tensor)]
-        for need in ("hidden_states", "attention_scores"):
+        for need in NEEDS:
             outputs.extend(student.get(need) or ())
         return torch.stack([output.float().square().mean() for output in outputs]).sum()
 

@@ -31,9 +31,9 @@ NEEDS = {
     "patient": "hidden_states",
     "attention": "attention_scores",
     "attention_distribution": "attention_scores",
-    "query_relation": "queries",
-    "key_relation": "keys",
-    "value_relation": "values",
+    "query_relation": "query_states",
+    "key_relation": "key_states",
+    "value_relation": "value_states",
 }
 PRESETS: dict[str, dict[str, float]] = {
     # General distillation of TinyBERT (1909.10351, eq. 11): all weights 1.

@@ -25,7 +25,8 @@ from bertcompress.training.mapping import Pairs
 from bertcompress.training.term import Batch, Term
 from bertcompress.training.terms import attention_of, attention_places
 
-RELATIONS = {"query_relation": "queries", "key_relation": "keys", "value_relation": "values"}  # term -> what it reads
+# What each term reads.
+RELATIONS = {"query_relation": "query_states", "key_relation": "key_states", "value_relation": "value_states"}
 HIDDEN_SCORE = -1e9  # of a padded key; its probability is 0, and differences of it stay finite
 
 

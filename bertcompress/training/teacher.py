@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-PROJECTIONS = {"queries": 0, "keys": 1, "values": 2}  # need -> its place in a network's `projections`
+PROJECTIONS = {"query_states": 0, "key_states": 1, "value_states": 2}  # need -> its place in a network's `projections`
 NEEDS = ("hidden_states", "attention_scores", *PROJECTIONS)
 MIB = 2**20
 

@@ -19,7 +19,7 @@ class Term(nn.Module):
         unit: what the term sums over; a key of `Features.counts`, or `masked`, the tokens that were hidden. In
             question answering a window is an example.
         needs: which outputs beside the logits both networks must return: "hidden_states", "attention_scores",
-            "queries", "keys", "values".
+            "query_states", "key_states", "value_states".
         needs_teacher: whether the term compares with a teacher.
         needs_labels: whether the term reads the batch's labels.
         needs_pads: whether the term reads what stands at pads, which kept teacher outputs do not have.

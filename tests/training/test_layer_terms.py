@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.utils import ModelOutput
 
 from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import Attention, FeedForward, Layer
 from bertcompress.errors import ConfigError
 from bertcompress.training.objectives import build_objective
 from bertcompress.training.recipes import NEEDS, TERMS
+from bertcompress.training.teacher import NEEDS as TEACHER_NEEDS
 from bertcompress.training.teacher import TeacherOutputs, run_network
 
 from .conftest import make_features, make_network, make_spec
@@ -304,3 +306,8 @@ def test_kept_outputs_teach_as_a_live_teacher_does(name):
         assert outputs.live == (budget == 0)
         values.append(float(objective(learned, taught, batch, features.counts(ROWS))))
     assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_what_is_read_of_a_network_hides_none_of_its_outputs_methods():
+    assert not [need for need in TEACHER_NEEDS if hasattr(ModelOutput, need)]  # "values" did: an output is a dict
+    assert set(NEEDS.values()) == set(TEACHER_NEEDS)
