@@ -13,7 +13,7 @@ loss of 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from bertcompress.training.masking import MaskedTerm, Masking
 from bertcompress.training.recipes import TERMS, Mappings, pairs_of
 from bertcompress.training.relations import RELATIONS, AttentionDistributionTerm, RelationTerm
 from bertcompress.training.term import Batch, Term
-from bertcompress.training.terms import AttentionTerm, CosineTerm, HiddenTerm, PatientTerm
+from bertcompress.training.terms import AttentionTerm, CosineTerm, HiddenTerm, PatientTerm, StatesTerm
 
 __all__ = ["Objective", "build_objective"]
 
@@ -122,6 +122,7 @@ def build_objective(
     kind: str = "classification",
     seed: int = 0,
     masking: Masking | None = None,
+    selected: Sequence[int] | None = None,
 ) -> Objective:
     """Build the objective that the weights describe; terms of weight 0 are left out.
 
@@ -136,6 +137,7 @@ def build_objective(
         kind: the task's kind.
         seed: of the projections' initial weights.
         masking: how "mlm" hides tokens.
+        selected: the teacher's dimension that each of the student's is, where projections begin as this selection.
 
     Raises:
         ConfigError: a term is unknown or cannot work with these networks and this kind of task.
@@ -156,6 +158,8 @@ def build_objective(
         else:
             pairs = pairs_of(name, mapping, student.num_layers, teacher.num_layers)
             terms[name] = _layer_term(name, pairs, student, teacher, seed, relation_heads, count_pads)
+        if selected is not None and isinstance(terms[name], StatesTerm):
+            terms[name].begin_with(selected)  # type: ignore[operator]  # just seen
     return Objective(terms, wanted)
 
 

@@ -8,7 +8,7 @@ depend on its batch mates; and its released code leaves the teacher's dropout on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +53,19 @@ class StatesTerm(Term):
             self.keys.append(key)
             if key is not None and key not in self.projections:
                 self.projections[key] = _projection(narrow, wide, generator)
+
+    def begin_with(self, selected: Sequence[int]) -> None:
+        """Let projections begin as the selection that a student was cut out by, where they are of its widths.
+
+        Args:
+            selected: the teacher's dimension that each of the student's is.
+        """
+        for projection in self.projections.values():
+            assert isinstance(projection, nn.Linear)
+            if projection.in_features == len(selected) and max(selected) < projection.out_features:
+                with torch.no_grad():
+                    projection.weight.zero_()
+                    projection.weight[list(selected), range(len(selected))] = 1.0
 
     def compared(self, student: Any, teacher: Any, first: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield both states of every pair at the teacher's width, (B, L, H), or of the first token alone, (B, H)."""

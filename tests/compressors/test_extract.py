@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bertcompress.compressors import ExtractThenDistill
 from bertcompress.compressors.extract.compressor import extract
-from bertcompress.compressors.extract.selection import Sizes, chosen_layers, random_selection, student_spec
+from bertcompress.compressors.extract.selection import Sizes, chosen_layers, random_units, select_units, student_spec
 from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_layers
 from bertcompress.errors import ConfigError
@@ -45,7 +45,7 @@ def test_any_size_builds_runs_and_learns(data):
     )
     sizes = Sizes(*(data.draw(st.integers(1, top)) for top in (layers, hidden, heads, size, inner)))
     planned = student_spec(spec, sizes, "last_of_block")
-    selection = random_selection(spec, planned, chosen_layers("last_of_block", planned.num_layers, layers), 3)
+    selection = select_units(spec, planned, chosen_layers("last_of_block", planned.num_layers, layers), random_units(3))
     cut, weights = extract(spec, build(spec).state_dict(), selection)
     assert cut == planned
     network = build(cut)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,9 +91,24 @@ class Distillation(TrainingSettings):
                 pairs_of(term, self.mapping, student.num_layers, teacher.num_layers)
 
     def fit(
-        self, method: str, student: Model, task: Task, teacher: Model, context: Context | None = None
+        self,
+        method: str,
+        student: Model,
+        task: Task,
+        teacher: Model,
+        context: Context | None = None,
+        selected: Sequence[int] | None = None,
     ) -> TrainingResult:
-        """Train the student's network in place to behave like its teacher."""
+        """Train the student's network in place to behave like its teacher.
+
+        Args:
+            method: who trains, for messages.
+            student: whose network is trained.
+            task: the data.
+            teacher: whom it learns from.
+            context: for resuming.
+            selected: the teacher's dimension that each of the student's was cut from, for projections to begin with.
+        """
         from bertcompress.compressors.fitting import fit
 
         return fit(
@@ -102,7 +117,7 @@ class Distillation(TrainingSettings):
             task,
             self,
             weights=self.objective_weights(task.kind),
-            learns=self.learns(),
+            learns={**self.learns(), "selected": selected},
             teacher=teacher,
             context=context,
         )

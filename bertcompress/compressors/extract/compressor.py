@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized, require_task
 from bertcompress.compressors.distill.compressor import Distillation
 from bertcompress.compressors.extract.selection import (
     LAYER_CHOICES,
+    Scores,
     Selection,
     Sizes,
     chosen_layers,
-    random_selection,
+    first_units,
+    random_units,
+    scored_units,
+    select_units,
     student_spec,
 )
+from bertcompress.encoder.spec import Attention
 from bertcompress.errors import ConfigError, allowed
 
 if TYPE_CHECKING:
@@ -25,7 +30,9 @@ if TYPE_CHECKING:
     from bertcompress.encoder.spec import EncoderSpec
     from bertcompress.model import Model
 
-IMPORTANCES = ("random",)
+IMPORTANCES = ("random", "taylor", "magnitude", "first", "least")
+LOSSES = ("auto", "mlm", "task", "self")
+PROJECTIONS = ("random", "selection")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +48,17 @@ class ExtractThenDistill(Distillation):
         num_heads: heads of each attention.
         head_size: dimensions of each head.
         intermediate_size: neurons of each feed-forward.
-        importance: how units are chosen: "random" (ETD-Rand).
+        importance: how units are chosen: "random" (ETD-Rand), "taylor" (first-order importance, ETD-Impt), "magnitude"
+            of their weights, or as controls the "first" ones, or those of "least" first-order importance.
+        importance_loss: what first-order importance is measured by: "mlm" (hidden tokens, for models with a head for
+            it), "task" (the labels), "self" (how well a model without a head restores its last states from texts with
+            hidden tokens), or "auto": the first of these that the model and the task allow.
+        importance_batches: batches of `batch_size` that it is measured on.
         layers: which layers are taken: "last_of_block", "first_of_block" or "first".
+        compensate_logits: scale queries and keys so that attention scores keep their size on average, where
+            dimensions inside heads are cut; not known to be in the paper.
+        projection: how the map from the student's width to the teacher's begins: "random", or as the "selection" that
+            puts every dimension back where it was cut from; the paper has it random.
     """
 
     method: ClassVar[str] = "extract_then_distill"
@@ -53,7 +69,11 @@ class ExtractThenDistill(Distillation):
     head_size: int | None = None
     intermediate_size: int | None = None
     importance: str = "random"
+    importance_loss: str = "auto"
+    importance_batches: int = 100
     layers: str = "last_of_block"
+    compensate_logits: bool = False
+    projection: str = "random"
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes and unknown choices."""
@@ -61,7 +81,11 @@ class ExtractThenDistill(Distillation):
         for name in ("num_layers", "hidden_size", "num_heads", "head_size", "intermediate_size"):
             if getattr(self, name) is not None:
                 self._check_count(name, 1)
-        for name, choices in (("importance", IMPORTANCES), ("layers", LAYER_CHOICES)):
+        self._check_count("importance_batches", 1)
+        choices_of = {
+            "importance": IMPORTANCES, "importance_loss": LOSSES, "layers": LAYER_CHOICES, "projection": PROJECTIONS,
+        }  # fmt: skip
+        for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
                 raise ConfigError(
                     f"{type(self).__name__}.{name}: got {getattr(self, name)!r}, allowed are {allowed(choices)}."
@@ -97,22 +121,52 @@ class ExtractThenDistill(Distillation):
 
         source = teacher or model
         planned = self.plan(model.spec, task, teacher=source.spec)
-        selection = self.select(model.spec, planned)
+        selection, measured = self.select(model, planned, task)
         spec, weights = extract(model.spec, model.network.state_dict(), selection)
+        if self.compensate_logits:
+            weights = compensated(model.spec, spec, weights, selection)
         network = build(spec, model.labels)
         network.load_state_dict(weights)
         student = model.after(network=network, task=task)
         result = None
         if self.epochs > 0:
-            result = self.fit(self.method, student, require_task(self.method, task), source, context)
-        facts = {"origin": [index + 1 for index in selection.layers], "selection": selection.describe()}
+            selected = selection.hidden if self.projection == "selection" else None
+            result = self.fit(self.method, student, require_task(self.method, task), source, context, selected)
+        facts = {"origin": [index + 1 for index in selection.layers], "selection": selection.describe(), **measured}
         return student.after(step_of(self, result, facts))
 
-    def select(self, spec: EncoderSpec, student: EncoderSpec) -> Selection:
-        """Choose the units of `spec` that the student keeps."""
-        return random_selection(
-            spec, student, chosen_layers(self.layers, student.num_layers, spec.num_layers), self.seed
-        )
+    def select(self, model: Model, student: EncoderSpec, task: Task | None) -> tuple[Selection, dict[str, Any]]:
+        """Choose the units that the student keeps; return them, and how importance was measured, if it was.
+
+        Raises:
+            ConfigError: importance needs data or a head that are not there.
+        """
+        layers = chosen_layers(self.layers, student.num_layers, model.spec.num_layers)
+        facts: dict[str, Any] = {}
+        if self.importance == "random":
+            choose = random_units(self.seed)
+        elif self.importance == "first":
+            choose = first_units
+        else:
+            scores, facts = self._scores(model, task)
+            choose = scored_units(scores, lowest=self.importance == "least")
+        return select_units(model.spec, student, layers, choose), facts
+
+    def _scores(self, model: Model, task: Task | None) -> tuple[Scores, dict[str, Any]]:
+        from bertcompress.compressors.extract.importance import magnitude_scores, taylor_scores
+        from bertcompress.compressors.extract.losses import batch_losses, loss_name
+        from bertcompress.data.feature_cache import usable_cache
+
+        if self.importance == "magnitude":
+            return magnitude_scores(model.network), {}
+        task = require_task(self.method, task)
+        loss = loss_name(self.importance_loss, model, task)
+        assert task.train is not None
+        length = min(self.length_for(task.kind), model.max_length)
+        features = model.featurize(task.train, max_length=length, cache=usable_cache())
+        batches = {"batches": self.importance_batches, "batch_size": self.batch_size, "seed": self.seed}
+        losses = batch_losses(loss, model, features, kind=task.kind, **batches)
+        return taylor_scores(model.network, losses), {"importance_loss": loss}
 
 
 def extract(
@@ -131,3 +185,28 @@ def extract(
     if selection.hidden is not None:
         spec, cut = surgery.select_hidden(spec, cut, selection.hidden)
     return surgery.select_layers(spec, cut, selection.layers)
+
+
+def compensated(
+    spec: EncoderSpec, student: EncoderSpec, weights: Mapping[str, Tensor], selection: Selection
+) -> dict[str, Tensor]:
+    """Return weights whose attention scores keep their size on average where dimensions inside heads were cut.
+
+    A score is a sum over a head's dimensions by the root of their number: of d' out of d it has d'/d of the terms and a
+    divisor smaller by (d'/d)^(1/2). Queries and keys, and their biases, are each scaled by (d/d')^(1/4).
+    """
+    changed = dict(weights)
+    prefix = "" if student.head.task == "none" else "encoder."
+    for number, index in enumerate(selection.layers):
+        for place, operation in enumerate(student.layers[number].operations):
+            before = spec.layers[index].operations[place]
+            if not isinstance(operation, Attention) or not isinstance(before, Attention):
+                continue
+            factor = (before.head_size / operation.head_size) ** 0.25
+            rows = 2 * operation.num_heads * operation.head_size  # of queries and keys
+            for name in ("weight", "bias"):
+                full = f"{prefix}layers.{number}.operations.{place}.qkv.{name}"
+                tensor = changed[full].clone()
+                tensor[:rows] *= factor
+                changed[full] = tensor
+    return changed

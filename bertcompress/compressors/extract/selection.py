@@ -1,9 +1,12 @@
-"""Which units of the teacher the student is made of; random so far, drawn from one seed."""
+"""Which units of the teacher the student is made of: drawn from one seed, or those that matter most.
+
+Lists of units are sorted: order changes nothing but how files compare.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from bertcompress.encoder.spec import Attention, EncoderSpec, FeedForward, Layer
 from bertcompress.errors import ConfigError
@@ -12,6 +15,8 @@ from bertcompress.training.mapping import resolve_mapping
 if TYPE_CHECKING:
     import numpy as np
 
+Place: TypeAlias = tuple[int, ...]
+Scores: TypeAlias = "dict[tuple[str, Place], np.ndarray]"
 LAYER_CHOICES = ("last_of_block", "first_of_block", "first")
 
 
@@ -122,35 +127,86 @@ class Selection:
         }
 
 
-def random_selection(spec: EncoderSpec, student: EncoderSpec, layers: tuple[int, ...], seed: int) -> Selection:
-    """Draw the units uniformly without replacement (ETD-Rand): one hidden list, the rest per layer, dims per head.
+class Chooser(Protocol):
+    """Picks some of the units of one kind at one place."""
 
-    The lists are sorted: order changes nothing but how files compare. The paper's text was not available in full;
-    that dimensions are drawn independently for each head is our choice.
+    def __call__(self, kind: str, place: Place, total: int, kept: int) -> tuple[int, ...]:
+        """Return which `kept` of `total` units stay, rising.
+
+        Args:
+            kind: "hidden", "heads", "dimensions" or "neurons".
+            place: () for hidden dimensions, (layer, operation) for heads and neurons, (layer, operation, head) for
+                dimensions inside a head; counted from 0, in the teacher.
+            total: units that there are.
+            kept: units that stay.
+        """
+        ...
+
+
+def select_units(spec: EncoderSpec, student: EncoderSpec, layers: tuple[int, ...], choose: Chooser) -> Selection:
+    """Choose units of `spec` for a student: one list of hidden dimensions, the rest per layer, dimensions per head.
+
+    Args:
+        spec: the teacher's.
+        student: the student's.
+        layers: teacher layer of each student layer, counted from 0.
+        choose: picks among the units of a place.
     """
-    import numpy as np
-
-    generator = np.random.default_rng(seed)
     hidden = None
     if student.hidden_size < spec.hidden_size:
-        hidden = _draw(generator, spec.hidden_size, student.hidden_size)
+        hidden = choose("hidden", (), spec.hidden_size, student.hidden_size)
     heads: dict[tuple[int, int], tuple[int, ...]] = {}
     dimensions: dict[tuple[int, int], tuple[tuple[int, ...], ...]] = {}
     neurons: dict[tuple[int, int], tuple[int, ...]] = {}
     for index, small in zip(layers, student.layers, strict=True):
-        for place, (before, after) in enumerate(zip(spec.layers[index].operations, small.operations, strict=True)):
+        for number, (before, after) in enumerate(zip(spec.layers[index].operations, small.operations, strict=True)):
+            place = index, number
             if isinstance(before, Attention) and isinstance(after, Attention):
+                kept = tuple(range(before.num_heads))
                 if after.num_heads < before.num_heads:
-                    heads[index, place] = _draw(generator, before.num_heads, after.num_heads)
+                    kept = heads[place] = choose("heads", place, before.num_heads, after.num_heads)
                 if after.head_size < before.head_size:
-                    dimensions[index, place] = tuple(
-                        _draw(generator, before.head_size, after.head_size) for _ in range(after.num_heads)
+                    dimensions[place] = tuple(
+                        choose("dimensions", (*place, head), before.head_size, after.head_size) for head in kept
                     )
             elif isinstance(before, FeedForward) and isinstance(after, FeedForward):
                 if after.intermediate_size < before.intermediate_size:
-                    neurons[index, place] = _draw(generator, before.intermediate_size, after.intermediate_size)
+                    neurons[place] = choose("neurons", place, before.intermediate_size, after.intermediate_size)
     return Selection(layers, hidden, heads, dimensions, neurons)
 
 
-def _draw(generator: np.random.Generator, total: int, kept: int) -> tuple[int, ...]:
-    return tuple(sorted(generator.choice(total, size=kept, replace=False).tolist()))
+def random_units(seed: int) -> Chooser:
+    """Draw uniformly without replacement, all from one seed (ETD-Rand).
+
+    That dimensions are drawn independently for each head is our choice, as the paper's text was not available in full.
+    """
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+
+    def choose(kind: str, place: Place, total: int, kept: int) -> tuple[int, ...]:
+        return tuple(sorted(generator.choice(total, size=kept, replace=False).tolist()))
+
+    return choose
+
+
+def first_units(kind: str, place: Place, total: int, kept: int) -> tuple[int, ...]:
+    """Take the first units: of an encoder that was not trained for it, as arbitrary a choice as a random one."""
+    return tuple(range(kept))
+
+
+def scored_units(scores: Scores, *, lowest: bool = False) -> Chooser:
+    """Take the units with the highest scores, or the lowest; of equal ones the first.
+
+    Args:
+        scores: by kind and place.
+        lowest: take what should be left out, as a control.
+    """
+    import numpy as np
+
+    def choose(kind: str, place: Place, total: int, kept: int) -> tuple[int, ...]:
+        values = scores[kind, place]
+        order = np.argsort(values if lowest else -values, kind="stable")
+        return tuple(sorted(order[:kept].tolist()))
+
+    return choose
