@@ -12,6 +12,7 @@ from bertcompress.compressors.extract.compressor import extract
 from bertcompress.compressors.extract.importance import magnitude_scores, taylor_scores
 from bertcompress.compressors.extract.losses import batch_losses, loss_name
 from bertcompress.compressors.extract.selection import Selection, scored_units
+from bertcompress.data.tasks import Task
 from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import Head
 from bertcompress.errors import ConfigError
@@ -163,9 +164,7 @@ def test_first_units_are_the_first(trained, task):
 
 def test_models_without_labels_are_measured_by_hidden_tokens_or_by_themselves(small_spec, letters_tokenizer, task):
     texts = task.train.remove_columns("label")
-    unlabelled = dataclasses.replace(
-        task, kind="unlabelled", labels=(), metric="", train=texts, validation=None, test=None
-    )
+    unlabelled = Task("texts", "unlabelled", (), "", texts)
     for head, expected in (("masked_lm", "mlm"), ("none", "self")):
         model = Model.from_spec(small_spec.replace(head=Head(head)), letters_tokenizer, seed=3)
         assert loss_name("auto", model, unlabelled) == expected
