@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, Trainer
 import bertcompress as bc
 from benchmarks.peers import trainer as peer
 from bertcompress.evaluation.hardware import load_average
-from bertcompress.training.mapping import resolve_mapping
+from bertcompress.training.recipes import pairs_of
 from bertcompress.training.settings import TrainingSettings
 from bertcompress.training.teacher import TeacherOutputs
 
@@ -156,7 +156,7 @@ def _peer(job: Job, task: bc.Task, validation: Dataset) -> dict[str, Any]:
         extra = {
             "teacher": teacher,
             "temperature": shared.temperature,
-            "pairs": resolve_mapping(shared.mapping, *depths),
+            "pairs": pairs_of("hidden", shared.mapping, *depths),
         }
     clock = peer.LoopClock()
     with tempfile.TemporaryDirectory() as folder:
