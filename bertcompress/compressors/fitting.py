@@ -16,12 +16,13 @@ from bertcompress.model import Model, Step, check_same_labels, head_for
 from bertcompress.predictions import Predictions, network_logits, predictions_of
 from bertcompress.training.loop import TrainingResult, train
 from bertcompress.training.masking import Masking
-from bertcompress.training.objectives import build_objective
+from bertcompress.training.objectives import Objective, build_objective
 from bertcompress.training.teacher import TeacherOutputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from bertcompress.data.features import Features
     from bertcompress.data.tasks import Task
     from bertcompress.training.settings import TrainingSettings
 
@@ -80,18 +81,8 @@ def fit(
     features = model.featurize(task.train, max_length=max_length, cache=cache)
     outputs = None
     if teacher is not None and objective.needs_teacher:
-        check_head(method, teacher, task)
-        check_same_labels(teacher, model.labels)
-        _check_same_tokens(teacher, model)
-        outputs = TeacherOutputs(
-            teacher.network,
-            features,
-            needs=objective.needs,
-            places=objective.teacher_places,
-            max_tokens=settings.max_tokens,
-            precision=settings.precision,
-            keep=not objective.needs_live_teacher,
-        )
+        _check_teacher(method, teacher, model, task)
+        outputs = _outputs(teacher, features, objective, settings)
     scorer = _scorer(model, task, max_length, cache) if settings.epochs > 0 else None
     result = train(
         model.network,
@@ -108,18 +99,33 @@ def fit(
     return result
 
 
-def _masking(method: str, model: Model, seed: int) -> Masking:
-    if model.tokenizer.mask_token_id is None:
-        raise ConfigError(f"{method}: the objective 'mlm' hides tokens, and the model's tokenizer has no mask token.")
-    return Masking.of(model.tokenizer, seed)
+def _outputs(teacher: Model, features: Features, objective: Objective, settings: TrainingSettings) -> TeacherOutputs:
+    return TeacherOutputs(
+        teacher.network,
+        features,
+        needs=objective.needs,
+        places=objective.teacher_places,
+        max_tokens=settings.max_tokens,
+        precision=settings.precision,
+        keep=not objective.needs_live_teacher,
+    )
 
 
-def _check_same_tokens(teacher: Model, student: Model) -> None:
+def _check_teacher(method: str, teacher: Model, student: Model, task: Task) -> None:
+    """Refuse a teacher that does not read what the student reads, or answers another question."""
+    check_head(method, teacher, task)
+    check_same_labels(teacher, student.labels)
     if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise ConfigError(
             "teacher and student have different vocabularies, so the teacher cannot read the student's tokens; "
             "distil into a student that was cut from this teacher, or that shares its tokenizer."
         )
+
+
+def _masking(method: str, model: Model, seed: int) -> Masking:
+    if model.tokenizer.mask_token_id is None:
+        raise ConfigError(f"{method}: the objective 'mlm' hides tokens, and the model's tokenizer has no mask token.")
+    return Masking.of(model.tokenizer, seed)
 
 
 class _Scorer:
