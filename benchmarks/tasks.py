@@ -41,14 +41,21 @@ def collect(runs: Path) -> list[Path]:
             model.get("breakdown", {}).pop("departures", None)
         environment = json.loads((results.parent / "environment.json").read_text(encoding="utf-8"))
         for name, value in (("results", found), ("environment", environment | {"command": ""})):
-            (folder / f"{name}.json").write_text(_anonymous(json.dumps(value, sort_keys=True)) + "\n", encoding="utf-8")
+            text = _anonymous(json.dumps(value, sort_keys=True), runs)
+            (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         kept.append(folder)
     return kept
 
 
-def _anonymous(text: str) -> str:
-    folder = os.environ.get("BERTCOMPRESS_DATA", "")
-    return text.replace(folder.rstrip("/"), "$BERTCOMPRESS_DATA") if folder else text
+def _anonymous(text: str, runs: Path) -> str:
+    """Return the text without the folders of this machine."""
+    folders = {
+        str(runs.resolve()): "runs/tasks",
+        os.environ.get("BERTCOMPRESS_DATA", "").rstrip("/"): "$BERTCOMPRESS_DATA",
+    }
+    for folder, name in folders.items():
+        text = text.replace(folder, name) if folder else text
+    return text
 
 
 def runs_of(kept: Path) -> dict[str, dict[int, dict[str, Any]]]:

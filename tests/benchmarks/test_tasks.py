@@ -19,6 +19,7 @@ def make_run(folder, task, seed, scores, student=None, *, finished=True):
         loyalty = {"loyalty": {"label": 0.9}, "loyalty_intervals": {"label": [0.85, 0.95]}}
         models.append({"name": "1-distill", "scores": student, "breakdown": breakdown, **loyalty})
     results = {"models": models, "task": {"split": "validation", "source": "/somewhere/data/glue"}}
+    results["base_model"] = str(folder.resolve() / "squad" / "seed-0" / "0-teacher")
     (path / "results.json").write_text(json.dumps(results))
     (path / "environment.json").write_text(json.dumps({"command": "run /home/me/x.yaml", "commit": "abc"}))
     if finished:
@@ -40,6 +41,7 @@ def test_finished_runs_are_kept_without_texts_and_folders(tmp_path, kept):
     assert set(files) == {"results.json", "environment.json"}
     assert "sentence of somebody" not in files["results.json"]
     assert "$BERTCOMPRESS_DATA/glue" in files["results.json"]
+    assert '"runs/tasks/squad/seed-0/0-teacher"' in files["results.json"]
     assert "/home/me" not in files["environment.json"]
 
 
