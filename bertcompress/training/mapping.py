@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from bertcompress.errors import ConfigError, allowed
 
-MAPPINGS = ("uniform", "tinybert", "last", "skip")
+MAPPINGS = ("uniform", "tinybert", "last", "skip", "top", "bottom", "reversed")
 Mapping: TypeAlias = str | Sequence[int] | Sequence[Sequence[int]]
 Pairs: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -21,6 +21,8 @@ def resolve_mapping(mapping: Mapping, num_student: int, num_teacher: int) -> Pai
       released code does.
     - "last" (MiniLM): only the last layer learns, from the teacher's last.
     - "skip" (BERT-PKD's Skip): as uniform, but the student's last layer is left to the other terms.
+    - "top" and "bottom" (TinyBERT's ablation): the M layers of the student learn from the teacher's last or first M.
+    - "reversed": as uniform, in the opposite order; a control.
     - one whole number per student layer: the teacher layer for each, 0 leaves the layer alone.
     - pairs: (student layer, teacher layer); layer 0 is the output of the embeddings.
 
@@ -48,8 +50,23 @@ def _named(name: str, num_student: int, num_teacher: int) -> Pairs:
     taught = num_student - 1 if name == "skip" else num_student
     if taught == 0:
         raise ConfigError("mapping: 'skip' leaves out the last layer, and the student has only one; use 'uniform'.")
+    uniform = [-(-layer * num_teacher // num_student) for layer in range(num_student + 1)]  # of layers from 0
+    if name in ("top", "bottom"):
+        return _shifted(name, num_student, num_teacher)
+    if name == "reversed":
+        return tuple(zip(range(1, num_student + 1), reversed(uniform[1:]), strict=True))
     first = 0 if name == "tinybert" else 1
-    return tuple((layer, -(-layer * num_teacher // num_student)) for layer in range(first, taught + 1))
+    return tuple((layer, uniform[layer]) for layer in range(first, taught + 1))
+
+
+def _shifted(name: str, num_student: int, num_teacher: int) -> Pairs:
+    if num_student > num_teacher:
+        raise ConfigError(
+            f"mapping: {name!r} pairs the student's {num_student} layers with as many of the teacher's, which has "
+            f"{num_teacher}; use 'uniform'."
+        )
+    shift = num_teacher - num_student if name == "top" else 0
+    return tuple((layer, layer + shift) for layer in range(1, num_student + 1))
 
 
 def _from_numbers(numbers: Sequence[Any], num_student: int, num_teacher: int) -> Pairs:
