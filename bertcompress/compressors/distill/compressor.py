@@ -40,8 +40,9 @@ class Distillation(TrainingSettings):
             By default `hidden` with `logits` in regression, with `embedding` in embedding tasks, with `attention` on
             unlabelled text, else with `soft`.
         mapping: which teacher layer teaches which student layer: "uniform", "tinybert", "last", "skip", "top",
-            "bottom", "reversed", one teacher layer per student layer (0: none), or pairs (student layer, teacher layer); or one of these for each term
-            by name. By default each term's own: uniform for `hidden` and `attention`, skip for `patient`, else last.
+            "bottom", "reversed", one teacher layer per student layer (0: none), or pairs (student layer, teacher
+            layer); or one of these for each term by name. By default each term's own: uniform for `hidden` and
+            `attention`, skip for `patient`, else last.
         temperature: of the teacher's and the student's soft labels.
         relation_heads: heads that queries, keys and values are split into for their relations; by default the
             attention's own, which teacher and student must then have the same number of.
