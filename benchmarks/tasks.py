@@ -79,7 +79,7 @@ def rows(runs: dict[str, dict[int, dict[str, Any]]], published: Sequence[dict[st
         first = next(iter(seeds.values()))
         for metric in first["models"][0]["scores"]:
             scores = [run["models"][0]["scores"][metric] for run in seeds.values()]
-            students = [run["models"][1] for run in seeds.values() if len(run["models"]) > 1]
+            students = [run["models"][-1] for run in seeds.values() if len(run["models"]) > 1]
             beside = [
                 f"{each['encoder']} {each['score']}" + (f" ({each['split']})" if each["split"] else "")
                 for each in published
@@ -102,6 +102,8 @@ def _names(metric: str) -> list[str]:
 
 
 def _loyalty(model: dict[str, Any]) -> str:
+    if "loyalty" not in model:
+        return "not measured"
     low, high = (100 * bound for bound in model["loyalty_intervals"][LOYALTY])
     return f"{100 * model['loyalty'][LOYALTY]:.1f} ({low:.1f} to {high:.1f})"
 

@@ -54,7 +54,8 @@ def _set(values: dict[int, int]) -> None:
     if mallopt is None:
         return
     for parameter, value in values.items():
-        mallopt(parameter, value)
+        if not mallopt(parameter, value):  # glibc before 2.35 takes no more than this
+            mallopt(parameter, _OWN[parameter])
 
 
 class MemoryTrimmer:

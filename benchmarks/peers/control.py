@@ -41,6 +41,7 @@ def control(config: Any, task: bc.Task, seed: int) -> dict[str, float]:
             peer.tokenized(data, tokenizer, settings.length_for(task.kind)) for data in (task.train, split)
         )
         arguments = peer.arguments(settings, Path(folder) / "trainer")
+        arguments.gradient_accumulation_steps = settings.gradient_accumulation_steps
         training = Trainer(model=peer.load(folder), args=arguments, train_dataset=train, processing_class=tokenizer)
         training.train()
         logits = training.predict(scored).predictions
@@ -55,8 +56,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, as for bertcompress run")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="needed with --set, whose result is another one")
     options = parser.parse_args(arguments)
+    if options.set and not options.output:
+        parser.error("--set changes the recipe: give --output as well.")
     datasets.disable_progress_bars()
     config = load_config(options.recipe, options.set)
     task = bc.load_task(config.task)
@@ -68,7 +71,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         print(f"{task.name}, seed {seed}: {scores[seed]}", flush=True)
     for name in next(iter(scores.values())):
         print(f"{task.name} {name}: mean {statistics.fmean(each[name] for each in scores.values()):.4f}")
-    result = {"benchmark": "control", "machine": conditions, "recipe": options.recipe.name, "scores": scores}
+    result = {"benchmark": "control", "machine": conditions, "recipe": options.recipe.name, "set": options.set}
+    result["scores"] = scores
     write(options.output or RESULTS / "control" / f"{options.recipe.stem}.json", result)
     return result
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bertcompress.data.tasks import Task
     from bertcompress.encoder.spec import EncoderSpec
     from bertcompress.model import Model
+    from bertcompress.training.objectives import Objective
 
 
 class Pipeline:
@@ -100,21 +101,37 @@ def check_objectives(
     Raises:
         ConfigError: a step's objective does not fit its networks or the kind of task; the message begins with the step.
     """
-    from bertcompress.compressors.distill.compressor import Distillation
-    from bertcompress.training.masking import Masking
-    from bertcompress.training.objectives import build_objective
     from bertcompress.training.settings import TrainingSettings
 
     for place, (step, spec) in enumerate(zip(steps, specs, strict=True)):
         if task is None or not isinstance(step, TrainingSettings) or step.epochs == 0:
             continue
-        learns: dict[str, Any] = step.learns() if isinstance(step, Distillation) else {}
-        masking = Masking(0, (), spec.embeddings.vocab_size)  # any will do: nothing is hidden here
         try:
-            weights = step.objective_weights(task.kind)  # type: ignore[attr-defined]  # of every compressor that trains
-            build_objective(weights, student=spec, teacher=teacher, kind=task.kind, masking=masking, **learns)
+            objective_of(step, spec, teacher, task)
         except ConfigError as error:
             raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
+
+
+def objective_of(step: Any, spec: EncoderSpec, teacher: EncoderSpec, task: Task) -> Objective:
+    """Return what a step that trains would minimise.
+
+    Args:
+        step: a compressor that trains.
+        spec: what it gives.
+        teacher: whom it learns from.
+        task: that it learns.
+
+    Raises:
+        ConfigError: the objective does not fit the networks or the kind of task.
+    """
+    from bertcompress.compressors.distill.compressor import Distillation
+    from bertcompress.training.masking import Masking
+    from bertcompress.training.objectives import build_objective
+
+    learns: dict[str, Any] = step.learns() if isinstance(step, Distillation) else {}
+    masking = Masking(0, (), spec.embeddings.vocab_size)  # any will do: nothing is hidden here
+    weights = step.objective_weights(task.kind)
+    return build_objective(weights, student=spec, teacher=teacher, kind=task.kind, masking=masking, **learns)
 
 
 def _for_step(context: Context, name: str) -> Context:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from bertcompress.compressors.distill.compressor import Distillation
+from bertcompress.compressors.extract.compressor import ExtractThenDistill
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import featurize
 from bertcompress.data.sources import resolve_model
@@ -17,6 +19,7 @@ from bertcompress.encoder.convert import default_pooler, spec_from_config
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.model import head_for
+from bertcompress.pipeline.chain import check_objectives, objective_of
 from bertcompress.pipeline.run import TEACHER
 from bertcompress.training.estimate import estimate_forward_seconds, estimate_seconds
 from bertcompress.training.settings import TrainingSettings
@@ -61,6 +64,7 @@ def plan_run(run: Run) -> list[PlannedStep]:
     head = head_for(run.task, default_pooler(source))
     teacher = run.fine_tune.plan(spec_from_config(read_config(source), head), run.task)
     chain = run.pipeline.plan(teacher, run.task)
+    check_objectives(run.pipeline.steps, [spec for _, spec in chain], teacher, run.task)
     lengths = _Lengths(run, AutoTokenizer.from_pretrained(source))
     steps: list[tuple[str, Any, EncoderSpec]] = [(TEACHER, run.fine_tune, teacher)]
     steps += [(name, step, spec) for (name, step), (_, spec) in zip(run.pipeline.named_steps, chain, strict=True)]
@@ -91,16 +95,24 @@ def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, leng
     seconds, memory = FIXED_SECONDS, LIBRARIES_MIB + spec.bytes() / MIB
     if isinstance(step, TrainingSettings) and step.epochs > 0:
         learns = isinstance(step, Distillation)
-        needs = step.needs(lengths.run.task.kind) if isinstance(step, Distillation) else frozenset()
+        objective = objective_of(step, spec, teacher, lengths.run.task) if learns else None
         max_length = step.length_for(lengths.run.task.kind)
         train = lengths.of("train", max_length)
-        seconds += estimate_seconds(spec, teacher if learns else None, train, step, needs)
+        seconds += estimate_seconds(spec, teacher if learns else None, train, step, objective)
         validation = lengths.of("validation", max_length)
         if len(validation):
             scores = max(1, round(step.epochs * step.evaluations_per_epoch))
             seconds += scores * estimate_forward_seconds(spec, validation, step)
         memory += _training_mib(spec, step, int(train.max(initial=1))) + (teacher.bytes() / MIB if learns else 0)
+    if isinstance(step, ExtractThenDistill) and step.measured_examples():
+        seconds += _importance_seconds(teacher, step, lengths)
     return PlannedStep(name, spec, seconds, memory, estimate_cost(seconds).energy_kwh)
+
+
+def _importance_seconds(spec: EncoderSpec, step: ExtractThenDistill, lengths: _Lengths) -> float:
+    """Estimate the pass that measures importance: forward and, at twice the cost, backward, in fp32."""
+    measured = lengths.of("train", step.length_for(lengths.run.task.kind))[: step.measured_examples()]
+    return 3 * estimate_forward_seconds(spec, measured, dataclasses.replace(step, precision="fp32"))
 
 
 def _training_mib(spec: EncoderSpec, settings: TrainingSettings, length: int) -> float:

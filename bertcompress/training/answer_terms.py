@@ -8,13 +8,14 @@ out of them, so that an example's loss does not depend on its batch mates (trans
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bertcompress.training.term import Batch, Term, Unit
+from bertcompress.training.term import Batch, Term, Unit, begin_as_selection
 
 KINDS = ("classification", "regression", "tagging", "question_answering")
 IGNORED = -100  # the label of tokens that are no word's first piece
@@ -147,6 +148,11 @@ class EmbeddingTerm(Term):
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
                 self.projection.weight.normal_(0.0, wide**-0.5, generator=generator)
+
+    def begin_with(self, selected: Sequence[int]) -> None:
+        """Let the map begin as the selection that a student was cut out by, where it has one; see `StatesTerm`."""
+        if self.projection is not None:
+            begin_as_selection(self.projection, selected)
 
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         """Return the sum over texts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def estimate_seconds(
     teacher: EncoderSpec | None,
     lengths: NDArray[np.integer[Any]],
     settings: TrainingSettings,
-    needs: Collection[str] = frozenset(),
+    objective: Objective | None = None,
     *,
     cache_mib: float = 2048,
 ) -> float:
@@ -57,15 +57,16 @@ def estimate_seconds(
         teacher: what it learns from, if anything.
         lengths: tokens of each training example, (n,).
         settings: of the training.
-        needs: outputs beside the logits that the objective reads.
+        objective: what is minimised, for what it reads of both networks; the logits alone if left out.
         cache_mib: as for `TeacherOutputs`.
     """
     plan = StepPlan(lengths, settings)
     if not plan.total:
         return 0.0
+    needs = frozenset() if objective is None else objective.needs
     with preserved():
         features = _random_features(plan.lengths, student)
-        live = teacher is not None and bool(needs) and _kept_mib(teacher, plan.lengths, needs) > cache_mib
+        live = teacher is not None and objective is not None and _live(objective, teacher, plan.lengths, cache_mib)
         total = _training_seconds(student, teacher if live else None, features, settings, needs)
         if teacher is not None and not live:
             total += estimate_forward_seconds(teacher, plan.lengths, settings, needs)
@@ -152,16 +153,24 @@ def _random_features(lengths: NDArray[np.int64], spec: EncoderSpec) -> Features:
     return Features(ids, np.zeros(len(ids), np.int8), offsets, None, table.pad_token_id)
 
 
-def _kept_mib(spec: EncoderSpec, lengths: NDArray[np.int64], needs: Collection[str]) -> float:
+def _live(objective: Objective, teacher: EncoderSpec, lengths: NDArray[np.int64], cache_mib: float) -> bool:
+    """Return whether the teacher would run along in every epoch."""
+    return objective.needs_live_teacher or _kept_mib(teacher, lengths, objective.teacher_places) > cache_mib
+
+
+def _kept_mib(spec: EncoderSpec, lengths: NDArray[np.int64], places: Mapping[str, Collection[int]]) -> float:
     """Return MiB of the teacher's outputs, two bytes a number, as `TeacherOutputs` would keep them."""
     attentions = [each for layer in spec.layers for each in layer.operations if isinstance(each, Attention)]
-    projected = int(lengths.sum()) * sum(each.num_heads * each.head_size for each in attentions)
-    numbers = {
-        "hidden_states": int(lengths.sum()) * sum(spec.widths),
-        "attention_scores": int((lengths**2).sum()) * sum(each.num_heads for each in attentions),
-        **dict.fromkeys(PROJECTIONS, projected),
-    }
-    return sum(numbers[need] for need in needs) * 2 / MIB
+    projected = [each.num_heads * each.head_size for each in attentions]
+    sizes: dict[str, list[int]] = {need: projected for need in PROJECTIONS}
+    sizes |= {"hidden_states": list(spec.widths), "attention_scores": [each.num_heads for each in attentions]}
+    tokens, pairs = int(lengths.sum()), int((lengths**2).sum())
+    numbers = [
+        (pairs if need == "attention_scores" else tokens) * sizes[need][place]
+        for need, read in places.items()
+        for place in read
+    ]
+    return sum(numbers) * 2 / MIB
 
 
 def _padded(indices: Indices, lengths: NDArray[np.int64]) -> int:

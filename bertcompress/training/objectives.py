@@ -158,8 +158,9 @@ def build_objective(
         else:
             pairs = pairs_of(name, mapping, student.num_layers, teacher.num_layers)
             terms[name] = _layer_term(name, pairs, student, teacher, seed, relation_heads, count_pads)
-        if selected is not None and isinstance(terms[name], StatesTerm):
-            terms[name].begin_with(selected)  # type: ignore[operator]  # just seen
+        term = terms[name]
+        if selected is not None and isinstance(term, (StatesTerm, EmbeddingTerm)):
+            term.begin_with(selected)
     return Objective(terms, wanted)
 
 

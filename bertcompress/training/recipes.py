@@ -36,11 +36,13 @@ NEEDS = {
     "value_relation": "value_states",
 }
 PRESETS: dict[str, dict[str, float]] = {
-    # General distillation of TinyBERT (1909.10351, eq. 11): all weights 1.
+    # General distillation of TinyBERT (1909.10351, section 4.1): all weights 1. Its released code also compares the
+    # embeddings (mapping "tinybert") and counts pads (count_pads).
     "tinybert": {"hidden": 1.0, "attention": 1.0},
     # MiniLM (2002.10957, eq. 8).
     "minilm": {"attention_distribution": 1.0, "value_relation": 1.0},
-    # MiniLMv2 (2012.15828, eq. 2), all weights 1.
+    # MiniLMv2 (2012.15828), all weights 1; with `relation_heads` left out, the attention's own heads, where the paper
+    # takes more.
     "minilmv2": {"query_relation": 1.0, "key_relation": 1.0, "value_relation": 1.0},
     # BERT-PKD (1908.09355, eq. 8): (1 - a) hard + a soft + b patient, at a = 0.5 and b = 100 of the paper's ranges.
     "pkd": {"hard": 0.5, "soft": 0.5, "patient": 100.0},

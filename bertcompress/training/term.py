@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 Unit: TypeAlias = Literal["example", "token", "token_pair", "word", "masked"]
@@ -49,3 +50,16 @@ class Term(nn.Module):
     def teacher_places(self) -> dict[str, frozenset[int]]:
         """Return, for each of `needs`, which entries of the teacher's outputs the term reads."""
         return {}
+
+
+def begin_as_selection(projection: nn.Linear, selected: Sequence[int]) -> None:
+    """Put each of the student's dimensions where it was cut from; projections of other widths stay as they are.
+
+    Args:
+        projection: from the student's width to the teacher's.
+        selected: the teacher's dimension that each of the student's is.
+    """
+    if projection.in_features == len(selected) and max(selected) < projection.out_features:
+        with torch.no_grad():
+            projection.weight.zero_()
+            projection.weight[list(selected), range(len(selected))] = 1.0

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from bertcompress.encoder.spec import Attention, EncoderSpec
 from bertcompress.errors import ConfigError
 from bertcompress.training.mapping import Pairs
-from bertcompress.training.term import Batch, Term, Unit
+from bertcompress.training.term import Batch, Term, Unit, begin_as_selection
 
 
 class StatesTerm(Term):
@@ -62,10 +62,7 @@ class StatesTerm(Term):
         """
         for projection in self.projections.values():
             assert isinstance(projection, nn.Linear)
-            if projection.in_features == len(selected) and max(selected) < projection.out_features:
-                with torch.no_grad():
-                    projection.weight.zero_()
-                    projection.weight[list(selected), range(len(selected))] = 1.0
+            begin_as_selection(projection, selected)
 
     def compared(self, student: Any, teacher: Any, first: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield both states of every pair at the teacher's width, (B, L, H), or of the first token alone, (B, H)."""

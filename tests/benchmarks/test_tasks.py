@@ -17,7 +17,8 @@ def make_run(folder, task, seed, scores, student=None, *, finished=True):
     if student is not None:
         breakdown = {"departures": [{"text": "a sentence of somebody"}], "by_group": []}
         loyalty = {"loyalty": {"label": 0.9}, "loyalty_intervals": {"label": [0.85, 0.95]}}
-        models.append({"name": "1-distill", "scores": student, "breakdown": breakdown, **loyalty})
+        models.append({"name": "1-extract_then_distill", "scores": dict.fromkeys(student, 0.1)})
+        models.append({"name": "2-distill", "scores": student, "breakdown": breakdown, **loyalty})
     results = {"models": models, "task": {"split": "validation", "source": "/somewhere/data/glue"}}
     results["base_model"] = str(folder.resolve() / "squad" / "seed-0" / "0-teacher")
     (path / "results.json").write_text(json.dumps(results))
@@ -51,7 +52,9 @@ def test_the_table_has_mean_range_published_scores_student_and_loyalty(tmp_path,
     make_run(tmp_path / "runs", "unknown", 0, {"f1": 0.5})
     tasks.collect(tmp_path / "runs")
     sst2, unknown = tasks.table(kept).splitlines()[2:]
-    assert sst2.startswith("| sst2 | validation | accuracy | 0, 1, 2 | 91.0 (90.0 to 92.0) | MiniLM 6x384 91.5")
+    assert sst2.startswith(
+        "| sst2 | validation | accuracy | 0, 1, 2 | 91.0 (90.0 to 92.0) | MiniLM 6x384 (UniLMv2 teacher) 91.5"
+    )
     assert sst2.endswith("| 80.0 | 90.0 (85.0 to 95.0) |")
     assert unknown == "| unknown | validation | f1 | 0 | 50.0 | none found |  |  |"
 

@@ -124,3 +124,9 @@ def test_each_term_has_a_mapping_of_its_own(teacher, task):
 def test_impossible_objectives_are_refused_at_once(settings, message):
     with pytest.raises(ConfigError, match=message):
         Distill(**settings)
+
+
+def test_a_mapping_for_terms_that_follow_from_the_task_is_checked_with_it(teacher, task):
+    assert Distill(mapping={"hidden": "last"}).plan(teacher.spec, task) == teacher.spec
+    with pytest.raises(ConfigError, match="got the term 'attention', allowed are 'hidden'"):
+        Distill(mapping={"hidden": "last", "attention": "last"}).plan(teacher.spec, task)

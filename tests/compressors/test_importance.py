@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
-from bertcompress.compressors import ExtractThenDistill, FineTune
+from bertcompress.compressors import Distill, ExtractThenDistill, FineTune
+from bertcompress.compressors.base import Context
 from bertcompress.compressors.extract.compressor import extract
 from bertcompress.compressors.extract.importance import magnitude_scores, taylor_scores
 from bertcompress.compressors.extract.losses import batch_losses, loss_name
@@ -144,14 +147,9 @@ def test_every_choice_gives_the_planned_sizes_and_a_student_that_its_lists_make_
     compressor = ExtractThenDistill(epochs=0, importance=importance, **sizes, **SETTINGS)
     student = compressor.compress(trained, task)
     assert student.spec == compressor.plan(trained.spec, task)
-    stored = student.history[-1].facts["selection"]
-
-    def places(name):
-        return {tuple(map(int, place.split("."))): value for place, value in stored[name].items()}
-
-    selection = Selection(
-        tuple(stored["layers"]), tuple(stored["hidden"]), places("heads"), places("dimensions"), places("neurons")
-    )
+    stored = json.loads(json.dumps(student.history[-1].facts["selection"]))
+    selection = Selection.from_dict(stored)
+    assert json.loads(json.dumps(selection.describe())) == stored
     _, weights = extract(trained.spec, trained.network.state_dict(), selection)
     for name, tensor in student.network.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
@@ -221,5 +219,58 @@ def test_nothing_is_cut_and_nothing_is_to_be_learnt(trained, task):
 
 
 def test_a_chain_says_how_importance_was_measured(trained, task):
-    student = Pipeline([ExtractThenDistill(epochs=0, importance="taylor", num_layers=2)]).compress(trained, task)
-    assert student.history[-1].facts["importance_loss"] == "task"
+    for sizes, measured in (({"hidden_size": 12}, True), ({"num_layers": 2}, False)):  # layers are taken by their place
+        student = Pipeline([ExtractThenDistill(epochs=0, importance="taylor", **sizes)]).compress(trained, task)
+        assert (student.history[-1].facts.get("importance_loss") == "task") is measured
+
+
+def test_units_are_chosen_once_even_if_training_is_interrupted(trained, task, tmp_path, monkeypatch):
+    compressor = ExtractThenDistill(importance="taylor", hidden_size=8, **{**SETTINGS, "epochs": 1})
+    whole = compressor.compress(trained, task)
+
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    context = Context(tmp_path / "step")
+    with monkeypatch.context() as patch:
+        patch.setattr(ExtractThenDistill, "fit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compressor.compress(trained, task, context=context)
+    monkeypatch.setattr(ExtractThenDistill, "_scores", interrupted)  # not measured again
+    resumed = compressor.compress(trained, task, context=context)
+    assert resumed.history[-1].facts["selection"] == whole.history[-1].facts["selection"]
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"importance": "taylor", "importance_loss": "mlm", "hidden_size": 8}, "importance_loss: got 'mlm'"),
+        ({"objective": {"soft": 1, "value_relation": 1}, "num_heads": 1}, "compares 1 heads of the student with 2"),
+    ],
+)
+def test_what_comes_last_in_a_chain_is_refused_before_the_first_step(settings, message, trained, task):
+    first = Distill(epochs=1, **SETTINGS)
+    with pytest.raises(ConfigError, match=message):
+        Pipeline([first, ExtractThenDistill(**settings)]).compress(trained, task)
+
+
+def test_a_selection_puts_dimensions_back_into_the_model_that_is_cut_alone(trained, task):
+    compressor = ExtractThenDistill(hidden_size=8, projection="selection", **{**SETTINGS, "epochs": 1})
+    with pytest.raises(ConfigError, match="the teacher is not the model that is cut"):
+        compressor.compress(trained, task, teacher=trained.copy())
+    with pytest.raises(ConfigError, match="the teacher is another one"):
+        Pipeline([ExtractThenDistill(epochs=0, num_layers=2), compressor]).compress(trained, task)
+
+
+def test_a_tokenizer_that_cannot_hide_tokens_is_refused_with_a_sentence(trained, task, monkeypatch):
+    monkeypatch.setattr(type(trained.tokenizer), "mask_token_id", None, raising=False)
+    with pytest.raises(ConfigError, match="the tokenizer has no mask token"):
+        loss_name("self", trained, task)
+
+
+def test_another_tasks_head_is_refused_before_anything_is_measured(trained, task):
+    three = Task("three", "classification", ("a", "b", "c"), "accuracy", task.train)
+    with pytest.raises(ConfigError, match="from_pretrained"):
+        ExtractThenDistill(epochs=0, importance="taylor", hidden_size=8).compress(trained, three)

@@ -59,9 +59,8 @@ class Distillation(TrainingSettings):
     def __post_init__(self) -> None:
         """Refuse unknown terms and impossible weights."""
         super().__post_init__()
-        weights = self.objective_weights()
-        mapping = self.mapping if self.objective is not None or not isinstance(self.mapping, Mapping) else None
-        check_terms(type(self).__name__, weights, mapping)
+        if self.objective is not None:  # else the terms follow from the task's kind
+            check_terms(type(self).__name__, self.objective_weights(), self.mapping)
         self._check_number("temperature", minimum=0.0, above=True)
         if self.relation_heads is not None:
             self._check_count("relation_heads", 1)
@@ -87,6 +86,7 @@ class Distillation(TrainingSettings):
 
     def check_mapping(self, student: EncoderSpec, teacher: EncoderSpec, kind: str = "classification") -> None:
         """Refuse a mapping that names layers which do not exist; only terms that use it are checked."""
+        check_terms(type(self).__name__, self.objective_weights(kind), self.mapping)
         for term in self.objective_weights(kind):
             if TERMS[term] is not None:
                 pairs_of(term, self.mapping, student.num_layers, teacher.num_layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 IMPORTANCES = ("random", "taylor", "magnitude", "first", "least")
 LOSSES = ("auto", "mlm", "task", "self")
 PROJECTIONS = ("random", "selection")
+SELECTION = "selection.json"  # in the step's folder, while it is being trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class ExtractThenDistill(Distillation):
         importance_loss: what first-order importance is measured by: "mlm" (hidden tokens, for models with a head for
             it), "task" (the labels), "self" (how well a model without a head restores its last states from texts with
             hidden tokens), or "auto": the first of these that the model and the task allow.
-        importance_batches: batches of `batch_size` that it is measured on.
+        importance_batches: batches of `batch_size` that it is measured on, each of at most 4,096 padded tokens.
         layers: which layers are taken: "last_of_block", "first_of_block" or "first".
         compensate_logits: scale queries and keys so that attention scores keep their size on average, where
             dimensions inside heads are cut; not known to be in the paper.
@@ -103,6 +105,12 @@ class ExtractThenDistill(Distillation):
         """
         refuse_quantized(self.method, spec)
         student = student_spec(spec, self._sizes(), self.layers)
+        self._check_importance(spec, task)
+        if self.projection == "selection" and teacher not in (None, spec):
+            raise ConfigError(
+                f"{self.method}.projection: got 'selection', which puts dimensions back into the model that is cut, "
+                "and the teacher is another one; allowed is 'random'."
+            )
         if self.epochs > 0:
             self.check_mapping(student, teacher or spec, "classification" if task is None else task.kind)
         return student
@@ -121,7 +129,12 @@ class ExtractThenDistill(Distillation):
 
         source = teacher or model
         planned = self.plan(model.spec, task, teacher=source.spec)
-        selection, measured = self.select(model, planned, task)
+        if self.projection == "selection" and source.network is not model.network:
+            raise ConfigError(
+                f"{self.method}.projection: got 'selection', and the teacher is not the model that is cut; allowed is "
+                "'random'."
+            )
+        selection, measured = self._kept_selection(model, planned, task, context)
         spec, weights = extract(model.spec, model.network.state_dict(), selection)
         if self.compensate_logits:
             weights = compensated(model.spec, spec, weights, selection)
@@ -130,10 +143,55 @@ class ExtractThenDistill(Distillation):
         student = model.after(network=network, task=task)
         result = None
         if self.epochs > 0:
-            selected = selection.hidden if self.projection == "selection" else None
+            selected = None
+            if self.projection == "selection":
+                selected = selection.hidden or tuple(range(model.spec.hidden_size))
             result = self.fit(self.method, student, require_task(self.method, task), source, context, selected)
         facts = {"origin": [index + 1 for index in selection.layers], "selection": selection.describe(), **measured}
         return student.after(step_of(self, result, facts))
+
+    def _kept_selection(
+        self, model: Model, planned: EncoderSpec, task: Task | None, context: Context | None
+    ) -> tuple[Selection, dict[str, Any]]:
+        """Choose units once: a resumed training must not choose others because sums were rounded otherwise."""
+        path = None if context is None or context.folder is None or not self._measures else context.folder / SELECTION
+        if path is not None and path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return Selection.from_dict(kept["selection"]), kept["facts"]
+        selection, facts = self.select(model, planned, task)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(".draft")
+            draft.write_text(json.dumps({"selection": selection.describe(), "facts": facts}), encoding="utf-8")
+            draft.replace(path)
+        return selection, facts
+
+    @property
+    def _measures(self) -> bool:
+        """Whether choosing units takes a pass over data."""
+        widths = (self.hidden_size, self.num_heads, self.head_size, self.intermediate_size)
+        return self.importance in ("taylor", "least") and any(size is not None for size in widths)
+
+    def measured_examples(self) -> int:
+        """Return how many examples importance is measured on, at most."""
+        return self.importance_batches * self.batch_size if self._measures else 0
+
+    def _check_importance(self, spec: EncoderSpec, task: Task | None) -> None:
+        if not self._measures:
+            return
+        head = spec.head.task
+        if self.importance_loss == "mlm" and head != "masked_lm":
+            raise ConfigError(
+                f"{self.method}.importance_loss: got 'mlm', and the model's head is {head!r}; allowed are 'self', "
+                "'auto'."
+            )
+        if self.importance_loss == "task" and head in ("none", "masked_lm"):
+            raise ConfigError(
+                f"{self.method}.importance_loss: got 'task', and the model's head ({head!r}) answers no labels; "
+                "allowed are 'self', 'auto'."
+            )
+        if task is not None:
+            require_task(self.method, task)
 
     def select(self, model: Model, student: EncoderSpec, task: Task | None) -> tuple[Selection, dict[str, Any]]:
         """Choose the units that the student keeps; return them, and how importance was measured, if it was.
@@ -143,11 +201,8 @@ class ExtractThenDistill(Distillation):
         """
         layers = chosen_layers(self.layers, student.num_layers, model.spec.num_layers)
         facts: dict[str, Any] = {}
-        if self.importance == "random":
-            choose = random_units(self.seed)
-        elif self.importance == "first":
-            choose = first_units
-        else:
+        choose = random_units(self.seed) if self.importance == "random" else first_units
+        if self._measures or self.importance == "magnitude":
             scores, facts = self._scores(model, task)
             choose = scored_units(scores, lowest=self.importance == "least")
         return select_units(model.spec, student, layers, choose), facts
@@ -155,11 +210,14 @@ class ExtractThenDistill(Distillation):
     def _scores(self, model: Model, task: Task | None) -> tuple[Scores, dict[str, Any]]:
         from bertcompress.compressors.extract.importance import magnitude_scores, taylor_scores
         from bertcompress.compressors.extract.losses import batch_losses, loss_name
+        from bertcompress.compressors.fitting import check_head
         from bertcompress.data.feature_cache import usable_cache
 
         if self.importance == "magnitude":
             return magnitude_scores(model.network), {}
         task = require_task(self.method, task)
+        if model.spec.head.task not in ("none", "masked_lm"):
+            check_head(self.method, model, task)
         loss = loss_name(self.importance_loss, model, task)
         assert task.train is not None
         length = min(self.length_for(task.kind), model.max_length)

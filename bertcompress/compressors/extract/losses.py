@@ -33,20 +33,20 @@ def loss_name(wanted: str, model: Model, task: Task) -> str:
 
     head = model.spec.head.task
     labelled = task.train is not None and has_labels(task.train) and head not in ("none", "masked_lm")
+    name = wanted
     if wanted == "auto":
-        return "mlm" if head == "masked_lm" else "task" if labelled else "self"
-    if wanted == "mlm" and head != "masked_lm":
-        raise ConfigError(
-            f"importance_loss: got 'mlm', and the model's head is {head!r}; allowed are 'self' and 'auto'."
-        )
-    if wanted == "task" and not labelled:
+        name = "mlm" if head == "masked_lm" else "task" if labelled else "self"
+    if name == "task" and not labelled:
         raise ConfigError(
             f"importance_loss: got 'task', and task {task.name} has no labels for the model's head ({head!r}); allowed "
-            "are 'self' and 'auto'."
+            "are 'self', 'auto'."
         )
-    if wanted != "task" and model.tokenizer.mask_token_id is None:
-        raise ConfigError(f"importance_loss: got {wanted!r}, which hides tokens; the tokenizer has no mask token.")
-    return wanted
+    if name != "task" and model.tokenizer.mask_token_id is None:
+        raise ConfigError(
+            f"importance_loss: {name!r} hides tokens, and the tokenizer has no mask token; allowed is 'task' with a "
+            "task that has labels, or importance='magnitude'."
+        )
+    return name
 
 
 def batch_losses(
@@ -71,14 +71,16 @@ def batch_losses(
     if name != "self":
         weights = {"hard" if name == "task" else "mlm": 1.0}
         objective = build_objective(weights, student=model.spec, kind=kind, masking=masking)
+    device = next(model.network.parameters()).device
     order = np.random.default_rng([seed, 1]).permutation(len(features))
     for number, rows in enumerate(_cut(order, features, batches, batch_size)):
         batch = features.collate(rows)
-        plain = {key: value.clone() for key, value in batch.items()}
+        plain = {key: value.clone().to(device) for key, value in batch.items()}
         counts = features.counts(rows)
         if masking is not None:
             masking.apply(batch, features, rows, number)
             counts["masked"] = masking.count(features, rows)
+        batch = {key: value.to(device) for key, value in batch.items()}
         if objective is None:
             yield functools.partial(_restored, model, batch, plain)
         else:

@@ -5,8 +5,9 @@ Lists of units are sorted: order changes nothing but how files compare.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from bertcompress.encoder.spec import Attention, EncoderSpec, FeedForward, Layer
 from bertcompress.errors import ConfigError
@@ -114,6 +115,22 @@ class Selection:
     heads: dict[tuple[int, int], tuple[int, ...]]
     dimensions: dict[tuple[int, int], tuple[tuple[int, ...], ...]]
     neurons: dict[tuple[int, int], tuple[int, ...]]
+
+    @classmethod
+    def from_dict(cls, described: Mapping[str, Any]) -> Selection:
+        """Return the selection that `describe` described."""
+        places = {
+            name: {tuple(map(int, place.split("."))): value for place, value in described[name].items()}
+            for name in ("heads", "dimensions", "neurons")
+        }
+        hidden = described["hidden"]
+        return cls(
+            tuple(described["layers"]),
+            None if hidden is None else tuple(hidden),
+            {place: tuple(value) for place, value in places["heads"].items()},  # type: ignore[misc]
+            {place: tuple(map(tuple, value)) for place, value in places["dimensions"].items()},  # type: ignore[misc]
+            {place: tuple(value) for place, value in places["neurons"].items()},  # type: ignore[misc]
+        )
 
     def describe(self) -> dict[str, object]:
         """Return plain JSON types; places are written as "layer.operation"."""

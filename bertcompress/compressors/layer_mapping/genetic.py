@@ -7,6 +7,7 @@ defaults are ours: roulette on fitness above the generation's lowest, as in the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -55,7 +56,7 @@ class GeneticSettings:
             ConfigError: names the field, what was got and what is allowed.
         """
         for name, minimum in (("population", 2), ("generations", 1), ("elites", 0)):
-            if getattr(self, name) < minimum:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < minimum:
                 raise self._refuse(name, f"is a whole number of at least {minimum}")
         if self.elites >= self.population:
             raise self._refuse("elites", f"is a number below the population, {self.population}")
@@ -100,9 +101,9 @@ def next_generation(
         last: genes with their fitness, higher is better; in any order.
     """
     random = _generator(seed, generation)
-    ranked = sorted(
-        last, key=lambda scored: (-scored[1], scored[0])
-    )  # of equal ones the lower gene, whatever the order
+    lowest = min((fitness for _, fitness in last if math.isfinite(fitness)), default=0.0)
+    sound = [(gene, fitness if math.isfinite(fitness) else lowest) for gene, fitness in last]  # none is better than bad
+    ranked = sorted(sound, key=lambda scored: (-scored[1], scored[0]))  # of equal ones the lower gene
     elites = list(dict.fromkeys(gene for gene, _ in ranked))[: settings.elites]
     pick = _picker(settings, ranked, random)
     children = [_child(space, settings, pick, random) for _ in range(settings.population - len(elites))]

@@ -200,3 +200,26 @@ def test_in_small_spaces_a_third_of_the_evaluations_finds_the_top(space):
 def test_impossible_settings_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         GeneticSettings(**values)
+
+
+def test_repairs_keep_as_many_layers_as_can_rise():
+    space, random = Space(4, 12, ordered=True), np.random.default_rng(0)
+    assert space.repaired((12, 1, 2, 3), random) == (0, 1, 2, 3)
+    assert space.repaired((3, 3, 0, 9), random) == (3, 0, 0, 9)
+    assert Space(4, 12).repaired((12, 1, 2, 3), random) == (12, 1, 2, 3)
+
+
+def test_ordered_genes_are_drawn_evenly_and_at_once():
+    space, random = Space(2, 4, ordered=True), np.random.default_rng(0)
+    genes = [space.draw(random) for _ in range(14 * 200)]
+    counts = [genes.count(gene) for gene in space.all()]
+    assert len(counts) == 14
+    assert 140 < min(counts)
+    assert max(counts) < 270
+    assert Space(12, 24, ordered=True).holds(Space(12, 24, ordered=True).draw(random))  # one in millions by rejection
+
+
+def test_a_fitness_that_is_no_number_counts_as_the_lowest():
+    space, search = Space(2, 4), GeneticSettings(population=4, elites=1)
+    last = [((1, 2), math.nan), ((3, 4), 1.0), ((0, 1), -math.inf), ((2, 2), 0.5)]
+    assert next_generation(space, search, 0, 1, last)[0] == (3, 4)
