@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -119,3 +122,29 @@ def test_a_product_that_cannot_be_relied_on_is_not_used(kind, monkeypatch):
         assert not kernels.usable()
     finally:
         kernels.usable.cache_clear()
+
+
+GROWTH = """
+import ctypes, torch
+from bertcompress.encoder.kernels import product
+
+def resident_mib():
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon"))
+
+weight, bias, inputs = torch.randn(1536, 384), torch.randn(1536), torch.randn(600, 384)
+with torch.inference_mode():
+    product(inputs[:80], weight, bias)
+    before = resident_mib()
+    for rows in range(100, 400):
+        product(inputs[:rows], weight, bias)
+print(resident_mib() - before)
+"""
+
+
+@needs_onednn
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_sizes():
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60  # without a limit about 190
