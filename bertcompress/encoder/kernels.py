@@ -21,9 +21,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 logger = logging.getLogger(__name__)
 
-# oneDNN makes code for every size of a product that it meets, and keeps 1,024 of them, 0.3 MiB each; torch keeps as many
-# once more. Batches of text have another size nearly every time: memory would grow with the data, and making the code
-# anew takes less time than can be measured. What the environment says already is left alone.
+# oneDNN makes code for every size of a product that it meets, and keeps 1,024 of them, 0.3 MiB each; torch keeps as
+# many once more. Batches of text have another size nearly every time: memory would grow with the data, and making the
+# code anew takes less time than can be measured. What the environment says already is left alone.
 for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_variable, "64")
 
