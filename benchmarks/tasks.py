@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from benchmarks.peers.common import RESULTS
 
 KEPT = RESULTS / "tasks"
 PUBLISHED = Path(__file__).resolve().parent / "published.yaml"
-TEXTS = ("text", "text_pair", "question", "context", "words", "answer")  # of departures
 LOYALTY = "label"  # every kind's first loyalty has this key, see `bertcompress.evaluation.titles`
 
 
@@ -136,8 +136,13 @@ def main(arguments: list[str] | None = None) -> None:
     commands.add_parser("table")
     options = parser.parse_args(arguments)
     if options.command == "collect":
-        for folder in collect(options.runs):
+        kept = collect(options.runs)
+        for folder in kept:
             print(f"kept: {folder}")
+        if not kept:
+            sys.exit(
+                f"{options.runs}: no finished run in it, looked for TASK/seed-N/ with results.json and report.html."
+            )
         return
     text = table()
     (KEPT / "README.md").write_text(INTRODUCTION + text, encoding="utf-8")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,13 @@ def _glibc(name: str) -> Callable[..., int] | None:
 
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
-    """Let freed memory wait for its next use, in the whole process, until the work inside is done."""
+    """Let freed memory wait for its next use, in the whole process, until the work inside is done.
+
+    Where the environment says how memory is to be kept (`MALLOC_...`, `GLIBC_TUNABLES`), nothing is changed.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        yield
+        return
     _set(_KEPT)
     try:
         yield

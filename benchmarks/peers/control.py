@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.control", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE, as for bertcompress run")
     parser.add_argument("--output", type=Path, help="needed with --set, whose result is another one")
     options = parser.parse_args(arguments)
@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     task = bc.load_task(config.task)
     if task.kind not in ("classification", "regression"):
         parser.error(f"{task.name} is a task of kind {task.kind}; the control is written for classes and numbers.")
+    if config.teacher.fine_tune.schedule == "constant":
+        parser.error("Trainer's constant schedule has no warm-up, so the settings would not be the same.")
     conditions, scores = machine(), {}
     for seed in options.seeds:
         scores[seed] = control(config, task, seed)

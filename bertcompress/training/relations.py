@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError
 from bertcompress.training.mapping import Pairs
-from bertcompress.training.term import Batch, Term
-from bertcompress.training.terms import attention_of, attention_places
+from bertcompress.training.term import Batch
+from bertcompress.training.terms import AttentionsTerm, attention_of
 
 # What each term reads.
 RELATIONS = {"query_relation": "query_states", "key_relation": "key_states", "value_relation": "value_states"}
@@ -47,12 +47,11 @@ def divergence(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return total
 
 
-class AttentionDistributionTerm(Term):
+class AttentionDistributionTerm(AttentionsTerm):
     """KL of attention distributions (MiniLM, eq. 5)."""
 
     name = "attention_distribution"
     unit = "token"
-    needs = frozenset({"attention_scores"})
 
     def __init__(self, pairs: Pairs, student: EncoderSpec, teacher: EncoderSpec) -> None:
         """Find the attentions of each pair of layers.
@@ -61,28 +60,16 @@ class AttentionDistributionTerm(Term):
             ConfigError: a layer has no attention, the heads of a pair differ in number, or no pair is left.
         """
         super().__init__()
-        self.pairs, self.places = pairs, attention_places(self.name, pairs, student, teacher)
+        self._compare("attention_scores", self.name, pairs, student, teacher)
 
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:
         """Return the sum over query tokens."""
         mask = batch["attention_mask"].float()
-        found = [
-            divergence(student.attention_scores[taught], teacher.attention_scores[teaching], mask)
-            for taught, teaching in self.places
-        ]
-        return torch.stack(found).sum()
-
-    def describe(self) -> dict[str, Any]:
-        """Return the term's settings."""
-        return {"name": self.name, "pairs": [list(pair) for pair in self.pairs]}
-
-    def teacher_places(self) -> dict[str, frozenset[int]]:
-        """Return the attention operations that the pairs name."""
-        return {"attention_scores": frozenset(teaching for _, teaching in self.places)}
+        return torch.stack([divergence(own, other, mask) for own, other in self.compared(student, teacher)]).sum()
 
 
-class RelationTerm(Term):
-    """KL of the relations of queries, keys or values with themselves (MiniLM, eq. 6 and 7; MiniLMv2, eq. 2 to 4)."""
+class RelationTerm(AttentionsTerm):
+    """KL of the relations of queries, keys or values with themselves (MiniLM, eq. 6 and 7; MiniLMv2)."""
 
     unit = "token"
 
@@ -104,10 +91,7 @@ class RelationTerm(Term):
         """
         super().__init__()
         self.name = name  # type: ignore[misc]  # one class for three terms
-        self.read = RELATIONS[name]
-        self.needs = frozenset({self.read})
-        self.pairs = tuple(pair for pair in pairs if 0 not in pair)
-        self.places = attention_places(name, pairs, student, teacher, same_heads=heads is None)
+        self._compare(RELATIONS[name], name, pairs, student, teacher, same_heads=heads is None)
         self.relation_heads = heads
         self.heads = [heads or attention_of(name, student, taught, "student")[1].num_heads for taught, _ in self.pairs]
         for pair in self.pairs:
@@ -118,26 +102,20 @@ class RelationTerm(Term):
         """Return the sum over query tokens."""
         mask = batch["attention_mask"].float()
         found = [
-            divergence(
-                _relation(student[self.read][taught], heads), _relation(teacher[self.read][teaching], heads), mask
-            )
-            for (taught, teaching), heads in zip(self.places, self.heads, strict=True)
+            divergence(_relation(own, heads), _relation(other, heads), mask)
+            for (own, other), heads in zip(self.compared(student, teacher), self.heads, strict=True)
         ]
         return torch.stack(found).sum()
 
     def describe(self) -> dict[str, Any]:
         """Return the term's settings."""
-        return {"name": self.name, "pairs": [list(pair) for pair in self.pairs], "heads": self.relation_heads}
-
-    def teacher_places(self) -> dict[str, frozenset[int]]:
-        """Return the attention operations that the pairs name."""
-        return {self.read: frozenset(teaching for _, teaching in self.places)}
+        return {**super().describe(), "heads": self.relation_heads}
 
 
 def _relation(vectors: Tensor, heads: int) -> Tensor:
     """Return scaled products of tokens with tokens, (B, heads, L, L), from (B, L, heads * size)."""
     batch, length, width = vectors.shape
-    split = vectors.float().view(batch, length, heads, width // heads).transpose(1, 2)
+    split = vectors.view(batch, length, heads, width // heads).transpose(1, 2)
     relation: Tensor = split @ split.transpose(-1, -2) * (width // heads) ** -0.5
     return relation
 

@@ -148,14 +148,40 @@ class PatientTerm(StatesTerm):
         return torch.stack(distances).sum()
 
 
-class AttentionTerm(Term):
+class AttentionsTerm(Term):
+    """A comparison of what attention operations record, over pairs of layers; pairs with layer 0 are left out."""
+
+    read: str  # the one output that it needs
+
+    def _compare(
+        self, read: str, name: str, pairs: Pairs, student: EncoderSpec, teacher: EncoderSpec, *, same_heads: bool = True
+    ) -> None:
+        """Find the attention operation of each layer of each pair; see `attention_places`."""
+        self.read, self.needs = read, frozenset({read})
+        self.places = attention_places(name, pairs, student, teacher, same_heads=same_heads)
+        self.pairs = tuple(pair for pair in pairs if 0 not in pair)
+
+    def compared(self, student: Any, teacher: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what both recorded, in float32, for every pair."""
+        for taught, teaching in self.places:
+            yield student[self.read][taught].float(), teacher[self.read][teaching].float()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the term's settings."""
+        return {"name": self.name, "pairs": [list(pair) for pair in self.pairs]}
+
+    def teacher_places(self) -> dict[str, frozenset[int]]:
+        """Return the attention operations that the pairs name."""
+        return {self.read: frozenset(teaching for _, teaching in self.places)}
+
+
+class AttentionTerm(AttentionsTerm):
     """Squared error of attention scores before the softmax, mean over heads, summed over pairs of layers (eq. 7)."""
 
     name = "attention"
-    needs = frozenset({"attention_scores"})
 
     def __init__(self, pairs: Pairs, student: EncoderSpec, teacher: EncoderSpec, *, released: bool = False) -> None:
-        """Find the attention operation of each layer of each pair; pairs with layer 0 have none and are left out.
+        """Find the attention operations of the pairs.
 
         Args:
             pairs: (student layer, teacher layer).
@@ -168,8 +194,7 @@ class AttentionTerm(Term):
             ConfigError: a layer has no attention, the heads of a pair differ in number, or no pair is left.
         """
         super().__init__()
-        self.places = attention_places(self.name, pairs, student, teacher)
-        self.pairs = tuple(pair for pair in pairs if 0 not in pair)
+        self._compare("attention_scores", self.name, pairs, student, teacher)
         self.released = self.needs_pads = released
         self.unit: Unit = "example" if released else "token_pair"
 
@@ -177,8 +202,8 @@ class AttentionTerm(Term):
         """Return the sum over pairs of tokens."""
         mask = batch["attention_mask"].float()
         total = mask.new_zeros(())
-        for taught, teaching in self.places:
-            error = (student.attention_scores[taught].float() - teacher.attention_scores[teaching].float()).square()
+        for own, other in self.compared(student, teacher):
+            error = (own - other).square()
             if self.released:
                 total = total + (error * mask[:, None, None, :]).mean() * len(error)
             else:
@@ -187,12 +212,7 @@ class AttentionTerm(Term):
 
     def describe(self) -> dict[str, Any]:
         """Return the term's settings."""
-        own = {"released": True} if self.released else {}
-        return {"name": self.name, "pairs": [list(pair) for pair in self.pairs], **own}
-
-    def teacher_places(self) -> dict[str, frozenset[int]]:
-        """Return the attention operations that the pairs name."""
-        return {"attention_scores": frozenset(teaching for _, teaching in self.places)}
+        return {**super().describe(), **({"released": True} if self.released else {})}
 
 
 def attention_places(

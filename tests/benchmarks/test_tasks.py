@@ -66,3 +66,10 @@ def test_every_published_score_says_where_it_is_from():
         assert each["source"]
         assert 0 < each["score"] < 100
         assert each["split"] in ("", "validation", "test")
+
+
+def test_a_folder_without_finished_runs_is_refused_with_a_sentence(tmp_path, kept):
+    make_run(tmp_path / "runs", "sst2", 1, {"accuracy": 0.9}, finished=False)
+    for folder in (tmp_path / "runs", tmp_path / "nowhere"):
+        with pytest.raises(SystemExit, match="no finished run in it"):
+            tasks.main(["collect", str(folder)])
