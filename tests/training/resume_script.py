@@ -5,6 +5,8 @@ Arguments: the folder to work in, the name of the result, the seconds that a ste
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 import time
 from pathlib import Path
@@ -58,5 +60,11 @@ def main(folder: Path, name: str, pause: float, dropout: float) -> None:
         save_file({**{key: each.contiguous() for key, each in tensors.items()}, "curve": curve}, folder / name)
 
 
+def last_words(folder: Path, name: str) -> None:
+    """Write whether this process, about to exit, is still in a group: its threads could abort it then."""
+    (folder / f"{name}.exit-{os.getpid()}").write_text(str(torch.distributed.is_initialized()))
+
+
 if __name__ == "__main__":
+    atexit.register(last_words, Path(sys.argv[1]), sys.argv[2])  # the first registered runs last
     main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4]))

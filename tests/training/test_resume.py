@@ -86,6 +86,7 @@ def test_two_processes_train_the_same_weights_as_one(tmp_path, run_here):
     around = {**environment(), "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(parallel, env=around, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert [path.read_text() for path in tmp_path.glob("two.exit-*")] == ["False", "False"]
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     assert (int(one.pop("processes")), int(two.pop("processes"))) == (1, 2)
     assert torch.allclose(one.pop("curve"), two.pop("curve"), rtol=1e-5)
