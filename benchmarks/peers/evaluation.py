@@ -144,9 +144,10 @@ def report(result: dict[str, Any]) -> None:
             parts = [f"{part} {ratio['median']:.2f}x" for part, ratio in found.items()]
             print(f"{compared['task']:6} ours over {name:16}", *parts, sep=" | ")
     for memory in result["memory"]:
-        sizes = zip(memory["examples"], memory["peak_mib"], memory["peak_anonymous_mib"], strict=True)
-        parts = [f"{examples} examples {peak} MiB ({anonymous} MiB anonymous)" for examples, peak, anonymous in sizes]
-        print(f"{memory['task']:6} memory", *parts, f"{memory['bytes_per_example']} bytes an example", sep=" | ")
+        names = ("examples", "peak_mib", "peak_anonymous_mib", "kept_mib")
+        sizes = zip(*(memory[name] for name in names), strict=True)
+        parts = [f"{count} examples: peak {peak} MiB, {own} anonymous, {kept} kept" for count, peak, own, kept in sizes]
+        print(f"{memory['task']:6} memory", *parts, f"{memory['kept_bytes_per_example']} bytes an example", sep=" | ")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -3,7 +3,8 @@
 The examples lie in Arrow files that are memory-mapped, as `datasets` has what it read from files, and tokenized data
 are kept on disk. The peak of resident memory counts those pages of such files that were read, though the system takes
 them back when it needs them; the peak of anonymous memory, which it cannot, is sampled beside it where the system
-tells it (Linux).
+tells it (Linux). Peaks move by tens of MiB with the order in which memory is freed; what is still in use at the end,
+after free memory was given back, tells whether anything piles up.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import bertcompress as bc
 from bertcompress.data.base import Task
 from bertcompress.evaluation.judges import judge_for
 from bertcompress.evaluation.memory import STATUS, peak_mib
+from bertcompress.memory import MemoryTrimmer
 
 TIMES = 4  # how much larger the second data set is
 INTERVAL = 0.005  # seconds between two looks at the anonymous memory
@@ -54,6 +56,7 @@ def growth(model: bc.Model, task: Task, examples: int, folder: Path) -> dict[str
         **{name: [each[name] for each in found] for name in found[0]},
         "bytes_per_example": per_example("peak_mib"),
         "anonymous_bytes_per_example": per_example("peak_anonymous_mib"),
+        "kept_bytes_per_example": per_example("kept_mib"),
         "logits_bytes_per_example": per_example("logits_bytes", 1),
     }
 
@@ -94,11 +97,17 @@ class AnonymousMemory:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
+    @staticmethod
+    def now() -> float | None:
+        """Return the anonymous memory in use, in MiB; None where the system does not tell it."""
+        if not STATUS.exists():
+            return None
+        lines = STATUS.read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")), None)
+
     def _sample(self) -> None:
-        while STATUS.exists():
-            lines = STATUS.read_text(encoding="utf-8").splitlines()
-            sizes = [int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon:")]
-            self.peak = max([*sizes, self.peak or 0.0])
+        while (now := self.now()) is not None:
+            self.peak = max(now, self.peak or 0.0)
             if self._over.wait(INTERVAL):
                 return
 
@@ -123,12 +132,15 @@ def main(order_file: Path) -> None:
     with AnonymousMemory() as anonymous:
         predictions = bc.Model.from_pretrained(order["model"], task=task).predict(data, cache=folder / "cache")
         scores = judge_for(task, data).scores(predictions)
+    MemoryTrimmer(0.0).tick()
+    kept = AnonymousMemory.now()
     assert predictions.features is not None
     result = {
         "rows": len(predictions.features),
         "libraries_mib": libraries,
         "peak_mib": peak_mib(),
         "peak_anonymous_mib": anonymous.peak,
+        "kept_mib": kept,
         "logits_bytes": predictions.logits.nbytes,
         "scores": scores,
     }
