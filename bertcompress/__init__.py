@@ -17,6 +17,7 @@ _HOMES = {
         "Distill",
         "ExtractThenDistill",
         "FineTune",
+        "LayerMappingSearch",
         "PostTrainingQuantization",
         "finetune",
     ),
@@ -37,6 +38,7 @@ __all__ = [
     "EncoderSpec",
     "ExtractThenDistill",
     "FineTune",
+    "LayerMappingSearch",
     "Model",
     "Pipeline",
     "PostTrainingQuantization",
@@ -54,7 +56,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from bertcompress import metrics
-    from bertcompress.compressors import Distill, ExtractThenDistill, FineTune, PostTrainingQuantization, finetune
+    from bertcompress.compressors import (
+        Distill,
+        ExtractThenDistill,
+        FineTune,
+        LayerMappingSearch,
+        PostTrainingQuantization,
+        finetune,
+    )
     from bertcompress.data.tasks import Task, load_task
     from bertcompress.encoder.spec import EncoderSpec
     from bertcompress.errors import BertCompressError

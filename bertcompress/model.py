@@ -195,6 +195,22 @@ class Model:
             self.null_threshold,
         )
 
+    def for_task(self, task: Task, *, seed: int = 0) -> Model:
+        """Return the same encoder with a new head for a task, drawn from `seed`; no weights are shared.
+
+        A pooler that is there is kept; where the task needs one and there is none, it is BERT's, new.
+        """
+        pooler = self.spec.head.pooler if self.spec.head.pooler != "none" else "tanh"
+        spec = self.spec.replace(head=head_for(task, pooler))
+        new = Model.from_spec(spec, self.tokenizer, task, seed=seed)
+        bare = {name.removeprefix("encoder."): tensor for name, tensor in self.network.state_dict().items()}
+        prefix = "encoder." if spec.head.task != "none" else ""
+        own = new.network.state_dict()
+        heads = ("classifier.", "transform.", "norm.", "decoder_bias")  # of this model's own task
+        known = {f"{prefix}{name}": tensor for name, tensor in bare.items() if not name.startswith(heads)}
+        new.network.load_state_dict({**own, **{name: value for name, value in known.items() if name in own}})
+        return Model(new.network.eval(), self.tokenizer, task, self.history, tuple(task.labels))
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Save network, tokenizer and history to a folder that `from_pretrained` and transformers can load."""
         folder = Path(folder)

@@ -7,9 +7,10 @@ from bertcompress.compressors.base import METHODS, Compressor, Context, register
 from bertcompress.compressors.distill import Distill
 from bertcompress.compressors.extract import ExtractThenDistill
 from bertcompress.compressors.fine_tune import FineTune, finetune
+from bertcompress.compressors.layer_mapping import LayerMappingSearch
 from bertcompress.compressors.quantize import PostTrainingQuantization
 
-register(FineTune, Distill, ExtractThenDistill, PostTrainingQuantization)
+register(FineTune, Distill, ExtractThenDistill, LayerMappingSearch, PostTrainingQuantization)
 
 __all__ = [
     "METHODS",
@@ -18,6 +19,7 @@ __all__ = [
     "Distill",
     "ExtractThenDistill",
     "FineTune",
+    "LayerMappingSearch",
     "PostTrainingQuantization",
     "finetune",
 ]

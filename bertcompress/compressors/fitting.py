@@ -72,7 +72,7 @@ def fit(
         teacher=None if teacher is None else teacher.spec,
         kind=task.kind,
         seed=settings.seed,
-        masking=_masking(method, model, settings.seed) if "mlm" in weights else None,
+        masking=masking_for(method, model, settings.seed) if "mlm" in weights else None,
         **(learns or {}),
     )
     assert task.train is not None
@@ -81,7 +81,7 @@ def fit(
     features = model.featurize(task.train, max_length=max_length, cache=cache)
     outputs = None
     if teacher is not None and objective.needs_teacher:
-        _check_teacher(method, teacher, model, task)
+        check_teacher(method, teacher, model, task)
         outputs = _outputs(teacher, features, objective, settings)
     scorer = _scorer(model, task, max_length, cache) if settings.epochs > 0 else None
     result = train(
@@ -111,7 +111,7 @@ def _outputs(teacher: Model, features: Features, objective: Objective, settings:
     )
 
 
-def _check_teacher(method: str, teacher: Model, student: Model, task: Task) -> None:
+def check_teacher(method: str, teacher: Model, student: Model, task: Task) -> None:
     """Refuse a teacher that does not read what the student reads, or answers another question."""
     check_head(method, teacher, task)
     check_same_labels(teacher, student.labels)
@@ -122,7 +122,12 @@ def _check_teacher(method: str, teacher: Model, student: Model, task: Task) -> N
         )
 
 
-def _masking(method: str, model: Model, seed: int) -> Masking:
+def masking_for(method: str, model: Model, seed: int) -> Masking:
+    """Return how a model's tokens are hidden for the objective 'mlm'.
+
+    Raises:
+        ConfigError: its tokenizer has no mask token.
+    """
     if model.tokenizer.mask_token_id is None:
         raise ConfigError(f"{method}: the objective 'mlm' hides tokens, and the model's tokenizer has no mask token.")
     return Masking.of(model.tokenizer, seed)

@@ -11,8 +11,6 @@ ways agree up to rounding.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import reduce
+from filelock import FileLock
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
@@ -29,6 +28,7 @@ from bertcompress.encoder.logits import task_logits
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.training.checkpoint import digest
 from bertcompress.training.kept_logits import KeptLogits
+from bertcompress.training.kept_states import KeptOutputs, StatesCache
 from bertcompress.training.precision import autocast, resolve_precision
 from bertcompress.training.processes import process_state
 
@@ -99,7 +99,8 @@ class TeacherOutputs:
             precision: of the teacher's forward passes.
             cache_mib: MiB of disk that hidden states and scores may take, and of memory that logits of tokens may; 0
                 recomputes them for every batch.
-            folder: where to keep them; a temporary folder if None.
+            folder: where to keep them for other trainings and processes on the same examples; a temporary folder, which
+                goes with this object, if None.
             places: which entries of each of `needs` are read (an objective's `teacher_places`); None: all.
             keep: whether anything may be kept; not where an objective `needs_live_teacher`.
 
@@ -116,7 +117,7 @@ class TeacherOutputs:
         self._state = process_state()
         self._precision = resolve_precision(precision, self._state.device.type)
         self._logits: KeptLogits | None = None
-        self._cache: _Cache | None = None
+        self._cache: StatesCache | None = None
         self._prepared = False
 
     @property
@@ -139,10 +140,33 @@ class TeacherOutputs:
         shortest = np.argsort(self._features.lengths, kind="stable")[:1]
         example = self._forward(self._collate(shortest))
         self._logits = KeptLogits.plan(example.logits, self._features, self._cache_mib)
+        if self._folder is None or self._state.num_processes > 1:
+            self._fill(example)
+            return
+        folder = self._folder / self._contents()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):  # one process computes, others wait for it and read
+            self._fill(example, folder)
+
+    def _fill(self, example: Any, folder: Path | None = None) -> None:
+        """Compute what can be kept, or read it from a folder that is given."""
         if self.needs:
-            self._cache = self._plan_cache(example)
-        if not self.live:
+            self._cache = self._plan_cache(example, folder)
+        if self.live:
+            return
+        assert self._logits is not None
+        if folder is None:
             self._pass_over_all()
+            return
+        kept = KeptOutputs(folder, self._contents())
+        if not kept.read(self._logits):
+            self._pass_over_all()
+            kept.write(self._logits, self._cache)
+
+    def _contents(self) -> str:
+        """Return a digest of all that kept outputs depend on."""
+        places = None if self._places is None else {need: sorted(each) for need, each in sorted(self._places.items())}
+        return digest(self.network, self._precision, self._features.fingerprint(), sorted(self.needs), places)
 
     def batch(self, indices: NDArray[np.int64], collated: Mapping[str, Tensor]) -> Any:
         """Return the teacher's ModelOutput for a batch, padded as the batch is.
@@ -173,13 +197,13 @@ class TeacherOutputs:
     def _collate(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
         return {name: tensor.to(self._state.device) for name, tensor in self._features.collate(indices).items()}
 
-    def _plan_cache(self, example: Any) -> _Cache | None:
+    def _plan_cache(self, example: Any, folder: Path | None) -> StatesCache | None:
         """Return an empty cache if everything fits the budget, else None."""
         if self._state.num_processes > 1 or not self._cache_mib:
             return None  # every process would have to keep everything
         kind = np.float32 if self._precision == "fp32" else np.float16
-        cache = _Cache(example, self._features, self.needs, self._places, np.dtype(kind))
-        if cache.bytes > self._cache_mib * MIB or not cache.create(self._folder):
+        cache = StatesCache(example, self._features, self.needs, self._places, np.dtype(kind))
+        if cache.bytes > self._cache_mib * MIB or not cache.create(folder):
             logger.info(
                 "The teacher's outputs take %.0f MiB, more than there is room for: computed again for every batch.",
                 cache.bytes / MIB,
@@ -200,86 +224,3 @@ class TeacherOutputs:
                 logits.write(indices, output.logits)
         if state.num_processes > 1:  # each computed some examples and left zeros at the others
             logits.values = reduce(logits.values.to(state.device), reduction="sum").cpu()
-
-
-class _Cache:
-    """Hidden states, projections and attention scores of all examples without their padding, in memory-mapped files."""
-
-    def __init__(
-        self,
-        example: Any,
-        features: Features,
-        needs: Collection[str],
-        places: Mapping[str, Collection[int]] | None,
-        kind: np.dtype[Any],
-    ) -> None:
-        """Learn the widths and heads from one example's output."""
-        self._offsets, self._lengths = features.offsets, features.lengths
-        self._pair_offsets = np.concatenate([[0], np.cumsum(self._lengths**2)])  # of the scores of one head
-        self._kind = kind
-        self._counts = {need: len(example[need]) for need in needs}
-        wanted = {need: set(range(count)) if places is None else places[need] for need, count in self._counts.items()}
-        self._shapes = {
-            (need, place): self._shape(need, example[need][place])
-            for need in sorted(needs)
-            for place in sorted(wanted[need])
-        }
-        self._maps: dict[tuple[str, int], NDArray[Any]] = {}
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all files together."""
-        return sum(rows * columns for rows, columns in self._shapes.values()) * self._kind.itemsize
-
-    def create(self, folder: Path | None) -> bool:
-        """Make the files, empty; return False if the disk has no room for them."""
-        if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="bertcompress-", ignore_cleanup_errors=True)
-            folder = Path(self._temporary.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < 2 * self.bytes:
-            return False
-        for (need, place), shape in self._shapes.items():
-            path = folder / f"{need}-{place}.{self._kind.name}"
-            self._maps[need, place] = np.memmap(path, dtype=self._kind, mode="w+", shape=shape)
-        return True
-
-    def write(self, indices: NDArray[np.int64], output: Any) -> None:
-        """Keep the outputs for these examples."""
-        for (need, place), kept in self._maps.items():
-            values = output[need][place].float().cpu().numpy()
-            for row, index in enumerate(indices):
-                size = self._lengths[index]
-                if need != "attention_scores":
-                    kept[self._offsets[index] : self._offsets[index + 1]] = values[row, :size]  # (l, H)
-                else:
-                    scores = values[row, :, :size, :size]  # (h, l, l)
-                    kept[self._pair_offsets[index] : self._pair_offsets[index + 1]] = scores.reshape(len(scores), -1).T
-
-    def read(self, indices: NDArray[np.int64], length: int, device: torch.device) -> dict[str, Any]:
-        """Return tuples of float32 tensors, (B, L, H) or (B, h, L, L), zero at pads, None where nothing is kept."""
-        result: dict[str, list[Tensor | None]] = {need: [None] * count for need, count in self._counts.items()}
-        for (need, place), kept in self._maps.items():
-            read = self._scores if need == "attention_scores" else self._hidden
-            result[need][place] = torch.from_numpy(read(kept, indices, length)).to(device)
-        return {need: tuple(values) for need, values in result.items()}
-
-    def _shape(self, need: str, tensor: Tensor) -> tuple[int, int]:
-        if need == "attention_scores":
-            return int(self._pair_offsets[-1]), tensor.shape[1]
-        return int(self._offsets[-1]), tensor.shape[-1]
-
-    def _hidden(self, kept: NDArray[Any], indices: NDArray[np.int64], length: int) -> NDArray[np.float32]:
-        padded = np.zeros((len(indices), length, kept.shape[1]), np.float32)
-        for row, index in enumerate(indices):
-            padded[row, : self._lengths[index]] = kept[self._offsets[index] : self._offsets[index + 1]]
-        return padded
-
-    def _scores(self, kept: NDArray[Any], indices: NDArray[np.int64], length: int) -> NDArray[np.float32]:
-        padded = np.zeros((len(indices), kept.shape[1], length, length), np.float32)
-        for row, index in enumerate(indices):
-            size = self._lengths[index]
-            scores = kept[self._pair_offsets[index] : self._pair_offsets[index + 1]]  # (l * l, h)
-            padded[row, :, :size, :size] = scores.T.reshape(-1, size, size)
-        return padded

@@ -16,12 +16,14 @@ from bertcompress.compressors import (
     Distill,
     ExtractThenDistill,
     FineTune,
+    LayerMappingSearch,
     PostTrainingQuantization,
 )
 from bertcompress.errors import ConfigError
 from bertcompress.pipeline import Pipeline
 
 QUICK = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "max_length": 32, "precision": "fp32"}
+SEARCH = {"population": 3, "generations": 2, "proxy_share": 0.3, "finalists": 2, "finalist_seeds": 1}
 CASES = {
     "fine_tune": FineTune(**QUICK),
     "distill-all-terms": Distill(**QUICK, objective={"hard": 1, "soft": 1, "hidden": 1, "attention": 1}),
@@ -29,6 +31,7 @@ CASES = {
     "extract-only": ExtractThenDistill(epochs=0, num_layers=2, hidden_size=12, head_size=4, intermediate_size=20),
     "extract-depth": ExtractThenDistill(**QUICK, num_layers=2),
     "extract-width": ExtractThenDistill(**QUICK, hidden_size=10, num_heads=1, intermediate_size=8),
+    "mapping-search": LayerMappingSearch(**QUICK, **SEARCH, num_layers=2, objective={"hidden": 1, "soft": 1}),
     "quantization": PostTrainingQuantization(),
     "quantization-weights-float": PostTrainingQuantization(weight_bits=32, activation_bits=32),
 }

@@ -49,7 +49,7 @@ def test_only_what_is_read_is_kept(tmp_path):
     outputs = TeacherOutputs(network, features, needs={"hidden_states"}, places=places, folder=tmp_path)
     taught = outputs.batch(np.array([1]), features.collate([1]))
     assert [state is None for state in taught.hidden_states] == [True, True, False, True, False]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.rglob("hidden_states-*"))) == 2
 
 
 def test_a_budget_that_is_too_small_means_computing_again():
@@ -62,3 +62,51 @@ def test_a_budget_that_is_too_small_means_computing_again():
 def test_unknown_outputs_are_refused():
     with pytest.raises(ConfigError, match="'attentions'"):
         TeacherOutputs(make_network(make_spec()), make_features(), needs={"attentions"})
+
+
+def kept_by(folder, network, features):
+    return TeacherOutputs(network, features, needs=NEEDS, precision="fp32", folder=folder)
+
+
+def counted(network):
+    calls = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_kept_outputs_serve_another_training(tmp_path):
+    features, network = make_features(), make_network(make_spec())
+    calls = counted(network)
+    indices = np.arange(5)
+    first = kept_by(tmp_path, network, features).batch(indices, features.collate(indices))
+    before = len(calls)
+    again = kept_by(tmp_path, network, features)
+    second = again.batch(indices, features.collate(indices))
+    assert len(calls) == before + 1  # only to see what comes out
+    assert not again.live
+    assert torch.equal(first.logits, second.logits)
+    for need in NEEDS:
+        for one, other in zip(first[need], second[need], strict=True):
+            assert torch.equal(one, other)
+
+
+def test_kept_outputs_that_are_damaged_are_computed_again(tmp_path, caplog):
+    features, network = make_features(), make_network(make_spec())
+    indices = np.arange(5)
+    first = kept_by(tmp_path, network, features).batch(indices, features.collate(indices))
+    damaged = next(tmp_path.rglob("hidden_states-2.*"))
+    damaged.write_bytes(damaged.read_bytes()[:-8] + b"\x01" * 8)
+    second = kept_by(tmp_path, network, features).batch(indices, features.collate(indices))
+    assert "is damaged" in caplog.text
+    assert torch.equal(first.hidden_states[2], second.hidden_states[2])
+
+
+def test_outputs_of_another_teacher_are_kept_apart(tmp_path):
+    features = make_features()
+    indices = np.arange(5)
+    taught = [
+        kept_by(tmp_path, make_network(make_spec(), seed), features).batch(indices, features.collate(indices))
+        for seed in (1, 2)
+    ]
+    assert not torch.equal(taught[0].logits, taught[1].logits)
+    assert len(list(tmp_path.rglob("outputs.json"))) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bertcompress.data.tasks import Task
+    from bertcompress.encoder.chain import ChainPreTrainedModel
     from bertcompress.encoder.spec import EncoderSpec
     from bertcompress.model import Model
 
 IMPORTANCES = ("random", "taylor", "magnitude", "first", "least")
+INITIALIZATIONS = ("extracted", "random")
 LOSSES = ("auto", "mlm", "task", "self")
 PROJECTIONS = ("random", "selection")
 SELECTION = "selection.json"  # in the step's folder, while it is being trained
@@ -56,6 +58,8 @@ class ExtractThenDistill(Distillation):
             it), "task" (the labels), "self" (how well a model without a head restores its last states from texts with
             hidden tokens), or "auto": the first of these that the model and the task allow.
         importance_batches: batches of `batch_size` that it is measured on, each of at most 4,096 padded tokens.
+        initialization: what the student begins with: the "extracted" weights, or "random" ones as the control that the
+            paper compares with.
         layers: which layers are taken: "last_of_block", "first_of_block" or "first".
         compensate_logits: scale queries and keys so that attention scores keep their size on average, where
             dimensions inside heads are cut; not known to be in the paper.
@@ -70,6 +74,7 @@ class ExtractThenDistill(Distillation):
     num_heads: int | None = None
     head_size: int | None = None
     intermediate_size: int | None = None
+    initialization: str = "extracted"
     importance: str = "random"
     importance_loss: str = "auto"
     importance_batches: int = 100
@@ -85,7 +90,8 @@ class ExtractThenDistill(Distillation):
                 self._check_count(name, 1)
         self._check_count("importance_batches", 1)
         choices_of = {
-            "importance": IMPORTANCES, "importance_loss": LOSSES, "layers": LAYER_CHOICES, "projection": PROJECTIONS,
+            "initialization": INITIALIZATIONS, "importance": IMPORTANCES, "importance_loss": LOSSES,
+            "layers": LAYER_CHOICES, "projection": PROJECTIONS,
         }  # fmt: skip
         for name, choices in choices_of.items():
             if getattr(self, name) not in choices:
@@ -106,6 +112,11 @@ class ExtractThenDistill(Distillation):
         refuse_quantized(self.method, spec)
         student = student_spec(spec, self._sizes(), self.layers)
         self._check_importance(spec, task)
+        if self.initialization == "random" and self.projection == "selection":
+            raise ConfigError(
+                f"{self.method}.projection: got 'selection', and with initialization 'random' no dimension is cut out "
+                "of anything; allowed is 'random'."
+            )
         if self.projection == "selection" and teacher not in (None, spec):
             raise ConfigError(
                 f"{self.method}.projection: got 'selection', which puts dimensions back into the model that is cut, "
@@ -125,7 +136,6 @@ class ExtractThenDistill(Distillation):
             DataError: teacher and student order their labels differently.
         """
         from bertcompress.compressors.fitting import step_of
-        from bertcompress.encoder.network import build
 
         source = teacher or model
         planned = self.plan(model.spec, task, teacher=source.spec)
@@ -134,21 +144,35 @@ class ExtractThenDistill(Distillation):
                 f"{self.method}.projection: got 'selection', and the teacher is not the model that is cut; allowed is "
                 "'random'."
             )
+        selected: Sequence[int] | None = None
+        facts: dict[str, Any] = {}
+        if self.initialization == "random":
+            network = _fresh(planned, model.labels, self.seed)
+        else:
+            network, selected, facts = self._cut(model, planned, task, context)
+        student = model.after(network=network, task=task)
+        result = None
+        if self.epochs > 0:
+            result = self.fit(self.method, student, require_task(self.method, task), source, context, selected)
+        return student.after(step_of(self, result, facts))
+
+    def _cut(
+        self, model: Model, planned: EncoderSpec, task: Task | None, context: Context | None
+    ) -> tuple[ChainPreTrainedModel, Sequence[int] | None, dict[str, Any]]:
+        """Return the extracted network, where its dimensions come from if projections are to know, and the facts."""
+        from bertcompress.encoder.network import build
+
         selection, measured = self._kept_selection(model, planned, task, context)
         spec, weights = extract(model.spec, model.network.state_dict(), selection)
         if self.compensate_logits:
             weights = compensated(model.spec, spec, weights, selection)
         network = build(spec, model.labels)
         network.load_state_dict(weights)
-        student = model.after(network=network, task=task)
-        result = None
-        if self.epochs > 0:
-            selected = None
-            if self.projection == "selection":
-                selected = selection.hidden or tuple(range(model.spec.hidden_size))
-            result = self.fit(self.method, student, require_task(self.method, task), source, context, selected)
+        selected = None
+        if self.projection == "selection":
+            selected = selection.hidden or tuple(range(model.spec.hidden_size))
         facts = {"origin": [index + 1 for index in selection.layers], "selection": selection.describe(), **measured}
-        return student.after(step_of(self, result, facts))
+        return network, selected, facts
 
     def _kept_selection(
         self, model: Model, planned: EncoderSpec, task: Task | None, context: Context | None
@@ -170,6 +194,8 @@ class ExtractThenDistill(Distillation):
     def _measures(self) -> bool:
         """Whether choosing units takes a pass over data."""
         widths = (self.hidden_size, self.num_heads, self.head_size, self.intermediate_size)
+        if self.initialization == "random":
+            return False
         return self.importance in ("taylor", "least") and any(size is not None for size in widths)
 
     def measured_examples(self) -> int:
@@ -225,6 +251,17 @@ class ExtractThenDistill(Distillation):
         batches = {"batches": self.importance_batches, "batch_size": self.batch_size, "seed": self.seed}
         losses = batch_losses(loss, model, features, kind=task.kind, **batches)
         return taylor_scores(model.network, losses), {"importance_loss": loss}
+
+
+def _fresh(spec: EncoderSpec, labels: tuple[str, ...], seed: int) -> ChainPreTrainedModel:
+    """Return a network with random weights; torch's global generator is left as it was."""
+    import torch
+
+    from bertcompress.encoder.network import build
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build(spec, labels)
 
 
 def extract(

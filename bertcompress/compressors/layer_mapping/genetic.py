@@ -37,7 +37,7 @@ class GeneticSettings:
             the other).
         crossover_rate: chance that a child has two parents.
         mutation_rate: chance that a layer of a child is drawn anew.
-        patience: generations in a row without a better gene that end the search; None never ends it early.
+        generation_patience: generations in a row without a better gene that end the search; None never ends it early.
     """
 
     population: int = 20
@@ -47,7 +47,7 @@ class GeneticSettings:
     crossover: str = "uniform"
     crossover_rate: float = 0.8
     mutation_rate: float = 0.15
-    patience: int | None = 4
+    generation_patience: int | None = 4
 
     def __post_init__(self) -> None:
         """Refuse values that no search can work with.
@@ -66,8 +66,8 @@ class GeneticSettings:
         for name, choices in (("selection", SELECTIONS), ("crossover", CROSSOVERS)):
             if getattr(self, name) not in choices:
                 raise self._refuse(name, f"are {allowed(choices)}")
-        if self.patience is not None and self.patience < 1:
-            raise self._refuse("patience", "is a whole number of at least 1, or null")
+        if self.generation_patience is not None and self.generation_patience < 1:
+            raise self._refuse("generation_patience", "is a whole number of at least 1, or null")
 
     def _refuse(self, name: str, allowed_values: str) -> ConfigError:
         return ConfigError(f"{type(self).__name__}.{name}: got {getattr(self, name)!r}, allowed {allowed_values}.")

@@ -153,7 +153,7 @@ def evolved(space, search, seed, fitness):
 
 @pytest.mark.parametrize("layers", [4, 6])
 def test_the_search_beats_random_draws_at_equal_evaluations(layers):
-    space, search = Space(layers, 12), GeneticSettings(population=20, generations=15, patience=None)
+    space, search = Space(layers, 12), GeneticSettings(population=20, generations=15, generation_patience=None)
     searched, drawn = [], []
     for seed in range(60):
         fitness = planted(space, seed)
@@ -169,7 +169,7 @@ def test_the_search_beats_random_draws_at_equal_evaluations(layers):
 
 @pytest.mark.parametrize("space", [Space(3, 6), Space(3, 6, ordered=True)])
 def test_in_small_spaces_a_third_of_the_evaluations_finds_the_top(space):
-    search = GeneticSettings(population=8, generations=30, patience=None)
+    search = GeneticSettings(population=8, generations=30, generation_patience=None)
     hits = 0
     for seed in range(20):
         fitness = planted(space, seed)
@@ -194,7 +194,7 @@ def test_in_small_spaces_a_third_of_the_evaluations_finds_the_top(space):
         ({"elites": 20}, "elites: got 20, allowed is a number below the population, 20"),
         ({"mutation_rate": 1.5}, "mutation_rate: got 1.5"),
         ({"selection": "fate"}, "selection: got 'fate', allowed are 'roulette', 'tournament'"),
-        ({"patience": 0}, "patience: got 0"),
+        ({"generation_patience": 0}, "generation_patience: got 0"),
     ],
 )
 def test_impossible_settings_are_refused(values, message):

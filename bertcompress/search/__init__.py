@@ -1,0 +1,1 @@
+"""Searches that any number of processes share through a storage of optuna's."""
