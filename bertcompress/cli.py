@@ -110,6 +110,17 @@ def run(config: Config, set_: Sets = None, output: Output = None) -> None:
 
 
 @app.command()
+def worker(config: Config, set_: Sets = None, output: Output = None) -> None:
+    """Share the search of a run that another process does: same file, same --set, same --output."""
+    loaded = _load(config, set_)
+    folder = output or Path(loaded.output or f"runs/{config.stem}")
+    from bertcompress import runs
+
+    steps = runs.assist(loaded, folder)
+    typer.echo(f"Shared: {', '.join(steps)}" if steps else "Nothing was left to share.")
+
+
+@app.command()
 def plan(config: Config, set_: Sets = None) -> None:
     """Show size, speed and cost of every step before it is made; trains nothing."""
     loaded = _load(config, set_)

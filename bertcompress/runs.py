@@ -69,6 +69,18 @@ def execute(prepared: Run) -> Path:
     return prepared.folder / "report.html"
 
 
+def assist(config: RunConfig | str | Path, folder: str | Path | None = None) -> list[str]:
+    """Share the searches of a run that another process does in the folder; return the names of these steps.
+
+    Raises:
+        ConfigError: no step can be shared, or the configuration is not that run's.
+        RunError: no process does this run.
+    """
+    from bertcompress.pipeline.worker import assist
+
+    return assist(prepare(config, folder))
+
+
 def plan(config: RunConfig | str | Path) -> list[PlannedStep]:
     """Return size, time, memory and energy of every step of a configuration; trains nothing.
 

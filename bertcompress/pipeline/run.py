@@ -202,8 +202,8 @@ class Run:
 
 
 def _lasting_settings(step: Compressor) -> dict[str, Any]:
-    """Return the settings that a step's outcome depends on; who watches it does not count."""
-    return {name: value for name, value in settings_of(step).items() if name != "trackers"}
+    """Return the settings that a step's outcome depends on; who watches it does not count, nor where it is kept."""
+    return {name: value for name, value in settings_of(step).items() if name not in ("trackers", "storage")}
 
 
 def _tokenizer_facts(model: Model) -> dict[str, Any]:

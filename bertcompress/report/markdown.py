@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bertcompress.report import breakdown, compare, describe, notes, tables, text
+from bertcompress.report import breakdown, compare, describe, mappings, notes, tables, text
 from bertcompress.report.breakdown import Breakdown, Departure
 from bertcompress.report.departures import TITLE
 from bertcompress.report.page import comparison, task_words, warnings
@@ -16,7 +16,7 @@ from bertcompress.report.text import markdown as escape
 
 def render_markdown(runs: Sequence[Run]) -> str:
     """Return the Markdown that reports one run, or compares several; equal runs give equal text."""
-    parts = [*_headline(runs), *_chains(runs), *_models(runs), *_departures(runs), *_costs(runs)]
+    parts = [*_headline(runs), *_chains(runs), *_models(runs), *_mappings(runs), *_departures(runs), *_costs(runs)]
     parts += [*_settings(runs), *_definitions(runs)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -49,6 +49,18 @@ def _chains(runs: Sequence[Run]) -> list[str]:
             )
         lines += [f"- **{escape(name)}**: planned, not finished" for name in run.unfinished]
     return ["## The pipeline", "\n".join(lines) or "No model is finished yet."]
+
+
+def _mappings(runs: Sequence[Run]) -> list[str]:
+    parts = []
+    for run in runs:
+        for entry in run.entries:
+            found = mappings.search_of(entry)
+            if found:
+                heads = ("mapping", "teacher layer of each student layer", "fitness", "with fresh seeds")
+                rows = [[escape(each) for each in row] for row in mappings.rows_of(found)]
+                parts += [f"**{escape(entry.name)}**: {escape(mappings.counted(found))}.", grid(heads, rows)]
+    return ["## Which layer teaches which", mappings.ABOUT, *parts] if parts else []
 
 
 def chain_words(entry: Entry, previous: Entry | None) -> str:

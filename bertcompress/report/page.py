@@ -7,7 +7,7 @@ from importlib import resources
 from itertools import count
 from string import Template
 
-from bertcompress.report import compare, departures, sections, text
+from bertcompress.report import compare, departures, mappings, sections, text
 from bertcompress.report.charts import Numbered
 from bertcompress.report.runs import Entry, Run
 from bertcompress.report.text import escape
@@ -25,6 +25,7 @@ def render_html(runs: Sequence[Run]) -> str:
         sections.chains(runs),
         sections.models(models, runs),
         sections.trade_offs(models),
+        mappings.of_models(models),
         departures.of_models(models),
         sections.curves(models),
         sections.costs(runs),

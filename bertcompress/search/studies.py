@@ -28,7 +28,7 @@ def open_storage(url: str | None, folder: Path | None) -> BaseStorage:
         RunError: the storage cannot be opened.
     """
     import optuna
-    from sqlalchemy.exc import SQLAlchemyError
+    from filelock import FileLock
 
     optuna.logging.set_verbosity(logging.WARNING)
     if url is None and folder is None:
@@ -36,7 +36,15 @@ def open_storage(url: str | None, folder: Path | None) -> BaseStorage:
     if url is None:
         assert folder is not None
         folder.mkdir(parents=True, exist_ok=True)
-        url = f"sqlite:///{folder.resolve() / 'search.db'}"
+        with FileLock(folder / "search.lock"):  # two processes must not make the tables at once
+            return _open(f"sqlite:///{folder.resolve() / 'search.db'}")
+    return _open(url)
+
+
+def _open(url: str) -> BaseStorage:
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
     local = {"connect_args": {"timeout": WAIT_SECONDS}} if url.startswith("sqlite") else {}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=local)
