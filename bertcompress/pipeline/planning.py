@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from bertcompress.compressors.distill.compressor import Distillation
 from bertcompress.compressors.extract.compressor import ExtractThenDistill
+from bertcompress.compressors.layer_mapping.compressor import LayerMappingSearch
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import featurize
 from bertcompress.data.sources import resolve_model
@@ -106,6 +107,8 @@ def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, leng
         memory += _training_mib(spec, step, int(train.max(initial=1))) + (teacher.bytes() / MIB if learns else 0)
     if isinstance(step, ExtractThenDistill) and step.measured_examples():
         seconds += _importance_seconds(teacher, step, lengths)
+    if isinstance(step, LayerMappingSearch):
+        seconds += _search_seconds(spec, teacher, step, lengths)
     return PlannedStep(name, spec, seconds, memory, estimate_cost(seconds).energy_kwh)
 
 
@@ -113,6 +116,28 @@ def _importance_seconds(spec: EncoderSpec, step: ExtractThenDistill, lengths: _L
     """Estimate the pass that measures importance: forward and, at twice the cost, backward, in fp32."""
     measured = lengths.of("train", step.length_for(lengths.run.task.kind))[: step.measured_examples()]
     return 3 * estimate_forward_seconds(spec, measured, dataclasses.replace(step, precision="fp32"))
+
+
+def _search_seconds(spec: EncoderSpec, teacher: EncoderSpec, search: LayerMappingSearch, lengths: _Lengths) -> float:
+    """Estimate a search by one process that finds as many new mappings as it can, at most those that there are.
+
+    A mapping takes a distillation on a share of the texts, without the teacher, whose outputs are kept, and the
+    fine-tuning on each of the tasks; what these read is taken to be as long as the texts.
+    """
+    task = lengths.run.task
+    texts = lengths.of("train", search.length_for(task.kind))
+    part = texts[: max(1, round(search.proxy_share * len(texts)))]
+    objective = objective_of(search, spec, teacher, task)
+    short = dataclasses.replace(search.training_settings(), epochs=search.proxy_epochs)
+    each = estimate_seconds(spec, None, part, short, objective)
+    for _ in search.fitness_tasks:
+        tuning = dataclasses.replace(short, epochs=search.fitness_epochs)
+        each += estimate_seconds(spec, None, texts[: search.fitness_examples], tuning, None)
+    if not search.fitness_tasks:
+        each += estimate_forward_seconds(spec, lengths.of("validation", search.length_for(task.kind)), search)
+    fresh = search.population + (search.generations - 1) * (search.population - search.elites)
+    space = search.space(spec, teacher).size()
+    return each * (min(fresh, space) + search.finalists * search.finalist_seeds)
 
 
 def _training_mib(spec: EncoderSpec, settings: TrainingSettings, length: int) -> float:

@@ -27,7 +27,7 @@ from bertcompress.errors import RunError
 from bertcompress.model import Model
 from bertcompress.pipeline.planning import PlannedStep
 
-COMMANDS = ("run", "plan", "suite", "submit", "evaluate", "report", "methods", "tasks", "schema", "doctor")
+COMMANDS = ("run", "worker", "plan", "suite", "submit", "evaluate", "report", "methods", "tasks", "schema", "doctor")
 RIGHT = "task: movie-reviews\nteacher: {model: minilm-l6}\ncompress: [{method: extract_then_distill, num_layers: 3}]\n"
 
 
