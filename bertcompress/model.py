@@ -19,7 +19,7 @@ from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import Features, featurize
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
-from bertcompress.encoder.convert import default_pooler, from_chain, load_chain
+from bertcompress.encoder.convert import OUTPUT_LAYERS, default_pooler, from_chain, load_chain
 from bertcompress.encoder.network import ChainPreTrainedModel, build
 from bertcompress.encoder.spec import EncoderSpec, Head
 from bertcompress.errors import CheckpointError, ConfigError, DataError
@@ -206,8 +206,7 @@ class Model:
         bare = {name.removeprefix("encoder."): tensor for name, tensor in self.network.state_dict().items()}
         prefix = "encoder." if spec.head.task != "none" else ""
         own = new.network.state_dict()
-        heads = ("classifier.", "transform.", "norm.", "decoder_bias")  # of this model's own task
-        known = {f"{prefix}{name}": tensor for name, tensor in bare.items() if not name.startswith(heads)}
+        known = {f"{prefix}{name}": tensor for name, tensor in bare.items() if not name.startswith(OUTPUT_LAYERS)}
         new.network.load_state_dict({**own, **{name: value for name, value in known.items() if name in own}})
         return Model(new.network.eval(), self.tokenizer, task, self.history, tuple(task.labels))
 
@@ -260,9 +259,7 @@ class Model:
         cls, spec: EncoderSpec, tokenizer: PreTrainedTokenizerBase, task: Task | None = None, *, seed: int = 0
     ) -> Model:
         """Build a model with random weights drawn from `seed`; torch's global generator is left as it was."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return cls(build(spec, () if task is None else task.labels), tokenizer, task)
+        return cls(build(spec, () if task is None else task.labels, seed=seed), tokenizer, task)
 
     def to_bert(self) -> PreTrainedModel:
         """Return the network as a plain transformers BERT, which needs no bertcompress to load.

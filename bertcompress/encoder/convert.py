@@ -27,7 +27,7 @@ __all__ = ["default_pooler", "from_chain", "head_for", "load_chain", "spec_from_
 log = logging.getLogger(__name__)
 
 _CLASS_ENDINGS = tuple(dict.fromkeys(CLASS_OF_TASK.values()))
-_OUTPUT_LAYERS = ("classifier.", "transform.", "norm.", "decoder_bias")  # of a task; the encoder's norms have a prefix
+OUTPUT_LAYERS = ("classifier.", "transform.", "norm.", "decoder_bias")  # of a task; the encoder's norms have a prefix
 
 
 def to_chain(network: Any) -> ChainPreTrainedModel:
@@ -110,8 +110,6 @@ def load_chain(
         CheckpointError: the checkpoint is missing, damaged or incomplete, is pickled, or the hub cannot be reached.
         ConversionError: the architecture, or something it uses, is not supported.
     """
-    import torch
-
     from bertcompress.encoder.network import build
 
     folder = checkpoint_folder(folder_or_name)
@@ -122,7 +120,7 @@ def load_chain(
         labels = labels or _labels(spec, config)
     converted, problems = _found(spec, config, state)
     for name, problem in problems.items():
-        if not name.startswith((*_OUTPUT_LAYERS, "pooler.", "encoder.pooler.")):
+        if not name.startswith((*OUTPUT_LAYERS, "pooler.", "encoder.pooler.")):
             raise CheckpointError(f"{folder}: {problem}; save or copy the model again.")
         if name.endswith(".codes"):
             raise ConversionError(
@@ -131,9 +129,7 @@ def load_chain(
             )
     if problems:
         log.info("%s: freshly initialised from seed %d: %s", folder, seed, ", ".join(problems))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the caller's GPUs too
-        chain = build(spec, labels)
+    chain = build(spec, labels, seed=seed)
     chain.load_state_dict(converted, strict=False)
     return chain
 
@@ -175,7 +171,7 @@ def _found(
     if None in pair or len(pair) == 1:
         return converted, problems
     # Another task's output layer may have the same name and shape; it is not this task's.
-    strange = {name for name in converted if name.startswith(_OUTPUT_LAYERS)}
+    strange = {name for name in converted if name.startswith(OUTPUT_LAYERS)}
     problems |= dict.fromkeys(strange, "the output layer serves another task")
     return {name: tensor for name, tensor in converted.items() if name not in strange}, problems
 

@@ -226,9 +226,16 @@ NETWORKS: dict[str, type[ChainPreTrainedModel]] = {
 }
 
 
-def build(spec: EncoderSpec, labels: tuple[str, ...] = ()) -> ChainPreTrainedModel:
-    """Build the network that `spec` describes, with random weights drawn from torch's global generator."""
-    network: ChainPreTrainedModel = NETWORKS[spec.head.task](chain_config(spec, labels)).eval()
+def build(spec: EncoderSpec, labels: tuple[str, ...] = (), *, seed: int | None = None) -> ChainPreTrainedModel:
+    """Build the network that `spec` describes, with random weights.
+
+    They are drawn from `seed`, and torch's global generator is left as it was; without a seed, from that generator.
+    """
+    network: ChainPreTrainedModel
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the caller's GPUs too
+        network = NETWORKS[spec.head.task](chain_config(spec, labels)).eval()
     return network
 
 

@@ -101,16 +101,14 @@ def check_objectives(
     Raises:
         ConfigError: a step's objective does not fit its networks or the kind of task; the message begins with the step.
     """
-    from bertcompress.compressors.layer_mapping import LayerMappingSearch
     from bertcompress.training.settings import TrainingSettings
 
     for place, (step, spec) in enumerate(zip(steps, specs, strict=True)):
-        if task is None or not isinstance(step, TrainingSettings):
-            continue
-        if step.epochs == 0 and not isinstance(step, LayerMappingSearch):  # which distils before its own epochs
+        if task is None or not isinstance(step, TrainingSettings) or not step.trains:
             continue
         try:
             objective_of(step, spec, teacher, task)
+            step.check_needs()
         except ConfigError as error:
             raise ConfigError(f"compress[{place}] {step.method}: {error}") from error
 

@@ -98,7 +98,7 @@ class Run:
         metrics = check_metrics(self.metrics, self.task.kind, has_teacher=True)
         self.task.scoring_split()
         for step in (self.fine_tune, *self.pipeline.steps):
-            if isinstance(step, TrainingSettings) and step.epochs > 0:
+            if isinstance(step, TrainingSettings) and step.trains:
                 require_task(step.method, self.task)
         base = self._base()
         teacher = self.fine_tune.plan(base.spec, self.task)

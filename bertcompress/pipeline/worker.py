@@ -48,25 +48,23 @@ def assist(run: Run) -> list[str]:
     folder = RunFolder(run.folder)
     for place, (name, step) in enumerate(steps):
         if name in shared and _wait_for(run, folder, name):
-            before = steps[place - 1][0] if place else TEACHER
-            if _share(run, folder, name, before, step):
-                helped.append(name)
+            _share(run, folder, name, steps[place - 1][0] if place else TEACHER, step)
+            helped.append(name)
     return helped
 
 
-def _share(run: Run, folder: RunFolder, name: str, before: str, step: Any) -> bool:
-    """Work until the step's search is over; return whether there was anything left of it."""
+def _share(run: Run, folder: RunFolder, name: str, before: str, step: Any) -> None:
+    """Work until the step's search is over."""
     logger.info("%s: joining", name)
     model = Model.from_pretrained(folder.step(before), run.task)
     teacher = Model.from_pretrained(folder.step(TEACHER), run.task)
     try:
         step.work(model, run.task, teacher=teacher, context=Context(folder.path / WORK / name / "checkpoint", name))
-    except Exception:
-        if _is_done(folder, name):  # its storage went with the step's folder, while this process still looked at it
-            return True
-        raise
+    except RunError:
+        if not _is_done(folder, name):
+            raise
+        # The storage went with the step's folder, while this process still looked at it.
     logger.info("%s: the search is over", name)
-    return True
 
 
 def _is_done(folder: RunFolder, name: str) -> bool:

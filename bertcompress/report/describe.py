@@ -98,6 +98,8 @@ def origins(entry: Entry, previous: Entry | None) -> tuple[int | None, ...] | No
     recorded = text.sequence(entry.values.get("origin") or facts.get("origin"))
     if recorded:
         return _recorded(recorded, ours, theirs)
+    if entry.settings.get("initialization") == "random":
+        return None
     if entry.method == "extract_then_distill" and theirs % ours == 0:
         stride = theirs // ours
         first = {"last_of_block": stride, "first_of_block": 1}.get(str(entry.settings.get("layers", "last_of_block")))

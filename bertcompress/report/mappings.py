@@ -47,12 +47,13 @@ def rows_of(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
         shown.add(tuple(final["mapping"]))
         names = [name for name, each in found["baselines"].items() if each["mapping"] == final["mapping"]]
         label = ", ".join([*(["chosen"] if place == 0 else []), *names]) or f"finalist {place + 1}"
-        fresh = f"{final['fitness']:.2f} ({', '.join(f'{value:.2f}' for value in final['values'])})"
+        fresh = f"{_figure(final['fitness'])} ({', '.join(map(_figure, final['values']))})"
         rows.append((label, _written(final["mapping"]), _figure(final["searched"]), fresh))
     baselines = sorted(found["baselines"].items(), key=lambda pair: -_number(pair[1]["fitness"]))
     for name, each in baselines:
         if tuple(each["mapping"]) not in shown:
-            rows.append((name, _written(each["mapping"]), _figure(each["fitness"]), ""))
+            told = "not evaluated" if each["rank"] is None else _figure(each["fitness"])
+            rows.append((name, _written(each["mapping"]), told, ""))
     return rows
 
 
@@ -70,8 +71,7 @@ def _number(value: object) -> float:
 
 
 def _figure(value: object) -> str:
-    number = _number(value)
-    return f"{number:.2f}" if math.isfinite(number) else "not evaluated" if value is None else "failed"
+    return "failed" if value is None else f"{_number(value):.2f}"
 
 
 def _written(mapping: Sequence[int]) -> str:
@@ -116,7 +116,7 @@ def _box(x: float, y: float, name: str, used: bool) -> str:
 
 def _fitness(entry: Entry, found: Mapping[str, Any]) -> str:
     """Plot the best mapping's fitness so far, each generation's mean, and every mapping of it."""
-    generations = [[value for value in each if math.isfinite(value)] for each in found["generations"]]
+    generations = [[value for value in each if value is not None] for each in found["generations"]]
     if not all(generations) or not generations:
         return ""
     top, bottom = TOP, TOP + 190.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,7 @@ from bertcompress.search.workers import SILENCE_SECONDS, Workers
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 POLL_SECONDS = 0.2
 FACTS = "facts:"  # and the slot: a user attribute of the study
@@ -85,24 +85,19 @@ class Board:
 
     def results(self) -> dict[int, FrozenTrial]:
         """Return the finished trial of every slot that is done."""
-        done = {}
-        for slot, trials in self.trials().items():
-            complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
-            if complete:
-                done[slot] = complete[0]
-        return done
+        return _complete(self.trials())
 
     def settle(self, slots: Collection[int]) -> dict[int, FrozenTrial]:
         """Wait until these slots, which were all taken once, are done; do again what dead processes have left."""
         while True:
-            done, missing = self.results(), []
-            for slot, trials in self.trials().items():
-                if slot in slots and slot not in done and not any(self._at_work(each) for each in trials):
-                    missing.append(slot)
+            trials = self.trials()
+            done = _complete(trials)
             if all(slot in done for slot in slots):
                 return {slot: done[slot] for slot in slots}
-            if missing:
-                self._take_over(min(missing))
+            open_slots = [slot for slot in trials if slot in slots and slot not in done]
+            lost = [slot for slot in open_slots if not any(map(self._at_work, trials[slot]))]
+            if lost:
+                self._take_over(min(lost))
             else:
                 time.sleep(POLL_SECONDS)
 
@@ -110,21 +105,37 @@ class Board:
         """Return what was kept with a slot's value."""
         return dict(self.study.user_attrs.get(f"{FACTS}{slot}", {}))
 
-    def work(self, slot: int, trial_number: int, work: Callable[[], Outcome]) -> None:
-        """Do the work of a slot and keep what comes of it; if it breaks off, the slot is lost."""
+    @contextlib.contextmanager
+    def holding(self, number: int) -> Iterator[None]:
+        """Free the slot of a trial if what is done inside breaks off, also by Ctrl-C: this process may live on."""
         from optuna.trial import TrialState
 
         try:
-            outcome = work()
+            yield
         except BaseException:
-            self.study.tell(trial_number, state=TrialState.FAIL)
+            self._tell(number, TrialState.FAIL)
             raise
+
+    def keep(self, slot: int, number: int, outcome: Outcome) -> None:
+        """Keep what came of a slot's trial."""
         self.study.set_user_attr(f"{FACTS}{slot}", dict(outcome.facts))
-        self.study.tell(trial_number, outcome.value)
+        self.study.tell(number, outcome.value)
+
+    def drop(self, number: int) -> None:
+        """Say that a trial was taken when nothing was left to do."""
+        from optuna.trial import TrialState
+
+        self._tell(number, TrialState.PRUNED)
+
+    def _tell(self, number: int, state: TrialState) -> None:
+        """End a trial, unless somebody else has ended it."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        with contextlib.suppress(UpdateFinishedTrialError, ValueError):
+            self.study.tell(number, state=state)
 
     def _at_work(self, trial: FrozenTrial) -> bool:
         """Return whether somebody works on a trial; one whose process is dead is marked as failed."""
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
         if trial.state.name != "RUNNING":
@@ -136,8 +147,7 @@ class Board:
         else:
             alive = self.workers.alive(worker)
         if not alive:
-            with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # somebody else has just said so
-                self.study.tell(trial.number, state=TrialState.FAIL)
+            self._tell(trial.number, TrialState.FAIL)
         return alive
 
     def _take_over(self, slot: int) -> None:
@@ -157,6 +167,13 @@ class Board:
         mine = next(trial for trial in trials if trial.user_attrs.get(TOKEN) == token)
         first = next(trial for trial in trials if trial.state.name in ("RUNNING", "COMPLETE"))
         if first.number != mine.number:
-            self.study.tell(mine.number, state=TrialState.FAIL)
+            self._tell(mine.number, TrialState.FAIL)
             return
-        self.work(slot, mine.number, lost.work)
+        with self.holding(mine.number):
+            self.keep(slot, mine.number, lost.work())
+
+
+def _complete(trials: Mapping[int, Sequence[FrozenTrial]]) -> dict[int, FrozenTrial]:
+    """Return the finished trial of every slot that has one."""
+    ended = {slot: [each for each in own if each.state.name == "COMPLETE"] for slot, own in trials.items()}
+    return {slot: own[0] for slot, own in ended.items() if own}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +54,26 @@ def _open(url: str) -> BaseStorage:
         raise RunError(
             f"storage: {url.split('@')[-1]} cannot be opened ({error}); allowed is the address of a data base that "
             "SQLAlchemy knows and whose driver is installed, such as postgresql://user@host/name, or nothing."
+        ) from error
+
+
+@contextlib.contextmanager
+def reached(owner: str) -> Iterator[None]:
+    """Say in a sentence that a storage cannot be read or written any more; what it holds already is not lost.
+
+    Raises:
+        RunError: whatever optuna or the data base says.
+    """
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OptunaError, SQLAlchemyError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{owner}: the search's storage cannot be used ({said}). What was evaluated is kept in it; see to the disk "
+            "or the data base, and run the same again."
         ) from error
 
 

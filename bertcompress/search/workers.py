@@ -77,10 +77,16 @@ class Workers:
         self.study.set_user_attr(_PREFIX + self.me, time.time())
 
     def _live(self) -> None:
+        from optuna.exceptions import OptunaError
+        from sqlalchemy.exc import SQLAlchemyError
+
         while not self._over.wait(SIGN_SECONDS):
             try:
                 self._sign()
-            except Exception:  # a storage out of reach for a moment must not end the work that is under way
+            except (
+                OptunaError,
+                SQLAlchemyError,
+            ):  # a storage out of reach for a moment must not end the work that is under way
                 logger.warning("the search's storage could not be reached; trying again", exc_info=True)
 
 

@@ -129,31 +129,35 @@ class KeptOutputs:
 
     def __init__(self, folder: Path, contents: str) -> None:
         """Say where they lie, and what they depend on."""
-        self._folder, self._contents = folder, contents
+        self.folder, self._contents = folder, contents
 
     def read(self, logits: KeptLogits) -> bool:
         """Take logits from the folder if all that lies there is whole and of these contents; states are mapped."""
-        manifest = self._folder / MANIFEST
+        manifest = self.folder / MANIFEST
         if not manifest.is_file():
             return False
-        said = json.loads(manifest.read_text(encoding="utf-8"))
+        try:
+            said = json.loads(manifest.read_text(encoding="utf-8"))
+        except ValueError:
+            logger.warning("%s is damaged; the teacher's outputs are computed again", manifest)
+            return False
         if said["contents"] != self._contents:
             return False
         for name, checksum in said["files"].items():
-            if not (self._folder / name).is_file() or sha256(self._folder / name) != checksum:
-                logger.warning("%s is damaged; the teacher's outputs are computed again", self._folder / name)
+            if not (self.folder / name).is_file() or sha256(self.folder / name) != checksum:
+                logger.warning("%s is damaged; the teacher's outputs are computed again", self.folder / name)
                 return False
-        logits.values = torch.from_numpy(np.load(self._folder / LOGITS, allow_pickle=False))
+        logits.values = torch.from_numpy(np.load(self.folder / LOGITS, allow_pickle=False))
         return True
 
     def write(self, logits: KeptLogits, states: StatesCache | None) -> None:
         """Keep what was computed; complete once the manifest is there."""
-        np.save(self._folder / LOGITS, logits.values.numpy(), allow_pickle=False)
-        paths = [self._folder / LOGITS]
+        np.save(self.folder / LOGITS, logits.values.numpy(), allow_pickle=False)
+        paths = [self.folder / LOGITS]
         if states is not None:
             states.flush()
             paths += states.paths.values()
         said = {"contents": self._contents, "files": {path.name: sha256(path) for path in paths}}
-        draft = self._folder / f".{MANIFEST}.partial"
+        draft = self.folder / f".{MANIFEST}.partial"
         draft.write_text(json.dumps(said, indent=1), encoding="utf-8")
-        draft.replace(self._folder / MANIFEST)
+        draft.replace(self.folder / MANIFEST)

@@ -73,6 +73,14 @@ class TrainingSettings:
         self._check_choice("precision", PRECISIONS)
         self._check_trackers()
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.epochs > 0
+
+    def check_needs(self) -> None:
+        """Refuse to begin where something beside model and task is missing; here nothing else is needed."""
+
     def training_settings(self) -> TrainingSettings:
         """Return the training fields alone, as a plain `TrainingSettings`, also when called on a compressor."""
         return TrainingSettings(**{field.name: getattr(self, field.name) for field in fields(TrainingSettings)})

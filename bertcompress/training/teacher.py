@@ -143,23 +143,22 @@ class TeacherOutputs:
         if self._folder is None or self._state.num_processes > 1:
             self._fill(example)
             return
-        folder = self._folder / self._contents()[:16]
+        contents = self._contents()
+        folder = self._folder / contents[:16]
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # one process computes, others wait for it and read
-            self._fill(example, folder)
+            self._fill(example, KeptOutputs(folder, contents))
 
-    def _fill(self, example: Any, folder: Path | None = None) -> None:
-        """Compute what can be kept, or read it from a folder that is given."""
+    def _fill(self, example: Any, kept: KeptOutputs | None = None) -> None:
+        """Compute what can be kept, or read what is kept already."""
         if self.needs:
-            self._cache = self._plan_cache(example, folder)
+            self._cache = self._plan_cache(example, None if kept is None else kept.folder)
         if self.live:
             return
         assert self._logits is not None
-        if folder is None:
+        if kept is None:
             self._pass_over_all()
-            return
-        kept = KeptOutputs(folder, self._contents())
-        if not kept.read(self._logits):
+        elif not kept.read(self._logits):
             self._pass_over_all()
             kept.write(self._logits, self._cache)
 

@@ -136,6 +136,7 @@ class ExtractThenDistill(Distillation):
             DataError: teacher and student order their labels differently.
         """
         from bertcompress.compressors.fitting import step_of
+        from bertcompress.encoder.network import build
 
         source = teacher or model
         planned = self.plan(model.spec, task, teacher=source.spec)
@@ -147,7 +148,7 @@ class ExtractThenDistill(Distillation):
         selected: Sequence[int] | None = None
         facts: dict[str, Any] = {}
         if self.initialization == "random":
-            network = _fresh(planned, model.labels, self.seed)
+            network = build(planned, model.labels, seed=self.seed)
         else:
             network, selected, facts = self._cut(model, planned, task, context)
         student = model.after(network=network, task=task)
@@ -251,17 +252,6 @@ class ExtractThenDistill(Distillation):
         batches = {"batches": self.importance_batches, "batch_size": self.batch_size, "seed": self.seed}
         losses = batch_losses(loss, model, features, kind=task.kind, **batches)
         return taylor_scores(model.network, losses), {"importance_loss": loss}
-
-
-def _fresh(spec: EncoderSpec, labels: tuple[str, ...], seed: int) -> ChainPreTrainedModel:
-    """Return a network with random weights; torch's global generator is left as it was."""
-    import torch
-
-    from bertcompress.encoder.network import build
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return build(spec, labels)
 
 
 def extract(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,6 @@ _LATER = (
     "evaluations_per_epoch",
     "trackers",
     "storage",
-    "cache_mib",
     "finalists",
     "finalist_seeds",
 )
@@ -86,6 +85,8 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
         """Refuse impossible settings, and a mapping that is given already."""
         ExtractThenDistill.__post_init__(self)
         GeneticSettings.__post_init__(self)
+        if isinstance(self.fitness_tasks, str):
+            raise self._refuse("fitness_tasks", f"is a list of names, such as [{self.fitness_tasks!r}]")
         object.__setattr__(self, "fitness_tasks", tuple(self.fitness_tasks))
         if self.mapping is not None:
             raise self._refuse("mapping", "is nothing: it is what is searched; to train with one, use 'distill'")
@@ -95,6 +96,11 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
         for name in ("fitness_examples", "finalists", "finalist_seeds"):
             self._check_count(name, 1)
         self._check_number("cache_mib", minimum=0.0)
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained: every mapping's student, also where nothing is distilled in the end."""
+        return True
 
     def plan(self, spec: EncoderSpec, task: Task | None, *, teacher: EncoderSpec | None = None) -> EncoderSpec:
         """Return the student's spec.
@@ -116,6 +122,28 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
                 "could be scored on; name tasks, such as [sst2, mrpc, stsb]."
             )
         return student
+
+    def check_needs(self) -> None:
+        """Load the tasks that mappings are judged by, to see that they are there."""
+        self.judges()
+
+    def judges(self) -> list[Task]:
+        """Load the tasks that mappings are judged by.
+
+        Raises:
+            ConfigError: a task is unknown, or lacks what fine-tuning and scoring need.
+            DataError: its data are missing.
+        """
+        from bertcompress.data.tasks import load_task
+
+        tasks = [load_task(name) for name in self.fitness_tasks]
+        for task in tasks:
+            if task.train is None or task.validation is None or not task.metric:
+                raise ConfigError(
+                    f"{self.method}.fitness_tasks: task {task.name} lacks a train split, a validation split or labels; "
+                    "name tasks that have all of them."
+                )
+        return tasks
 
     def space(self, student: EncoderSpec, teacher: EncoderSpec) -> Space:
         """Return all mappings between two networks."""
@@ -140,14 +168,11 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
         from bertcompress.model import Step
 
         source, context = teacher or model, context or Context()
-        began = time.monotonic()
         facts = self._search(model, task, source, context)
-        seconds = time.monotonic() - began
         final = self.extraction(self.seed, mapping=facts["mapping"], epochs=self.epochs)
         student = final.compress(model, task, teacher=source, context=context)
         last = student.history[-1]
-        measured = {**last.measured, "search_seconds": seconds}
-        step = Step(self.method, settings_of(self), last.curves, {**last.facts, **facts}, measured)
+        step = Step(self.method, settings_of(self), last.curves, {**last.facts, **facts}, last.measured)
         student.history = (*student.history[:-1], step)
         return student
 
@@ -162,12 +187,18 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
         from bertcompress.compressors.layer_mapping.proxy import Proxy
         from bertcompress.compressors.layer_mapping.sampler import GeneticSampler
         from bertcompress.compressors.layer_mapping.search import GeneticSearch
-        from bertcompress.data.tasks import load_task
-        from bertcompress.search.studies import open_storage, open_study
+        from bertcompress.search.studies import open_storage, open_study, reached
+        from bertcompress.training.processes import process_state
 
         student = self.plan(model.spec, task, teacher=teacher.spec)
         task = require_task(self.method, task)
-        judges = [self._usable(load_task(name)) for name in self.fitness_tasks]
+        judges = self.judges()
+        together = process_state().num_processes
+        if together > 1:
+            raise ConfigError(
+                f"{self.method}: got {together} processes of one training, which wait for each other; start one, "
+                "and 'bertcompress worker' for each other one: they share the search."
+            )
         folder: Path | None = context.folder
         proxy = Proxy(self, model, task, teacher, judges, None if folder is None else folder / "teacher")
         space = self.space(student, teacher.spec)
@@ -176,10 +207,11 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
         storage = open_storage(self.storage, folder)
         name = f"layer-mapping-{self._fingerprint(model, teacher, task, judges)}"
         label = context.label or self.method
-        found = GeneticSearch(open_study(storage, name, sampler), sampler, proxy.evaluate, label).run()
-        if found.candidates[0].fitness == float("-inf"):
-            raise TrainingError(f"{self.method}: no mapping could be trained; lower the learning rate.")
-        finals = self._finals(storage, name, found.candidates, proxy, label)
+        with reached(self.method):
+            found = GeneticSearch(open_study(storage, name, sampler), sampler, proxy.evaluate, label).run()
+            if not math.isfinite(found.candidates[0].fitness):
+                raise TrainingError(f"{self.method}: no mapping could be trained; lower the learning rate.")
+            finals = self._finals(storage, name, found.candidates, proxy, label)
         return _facts(self, space, named, found, finals)
 
     def _finals(
@@ -196,19 +228,22 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
         items = [(each.gene, seed) for each in best for seed in seeds]
         study = open_study(storage, f"{name}-finals-{len(best)}-{len(seeds)}", optuna.samplers.RandomSampler(seed=0))
         values = [value for value, _ in Repetition(study, items, proxy.evaluate, label).run()]
-        finals = []
+        finals: list[tuple[float, Candidate, list[float]]] = []
         for place, each in enumerate(best):
             own = values[place * len(seeds) : (place + 1) * len(seeds)]
-            finals.append({"mapping": list(each.gene), "searched": each.fitness, "fitness": fmean(own), "values": own})
-        return sorted(finals, key=lambda final: (-final["fitness"], final["mapping"]))
-
-    def _usable(self, task: Task) -> Task:
-        if task.train is None or task.validation is None or not task.metric:
-            raise ConfigError(
-                f"{self.method}.fitness_tasks: task {task.name} lacks a train split, a validation split or labels; "
-                "name tasks that have all of them."
-            )
-        return task
+            finals.append((fmean(own), each, own))
+        finals.sort(key=lambda final: (-final[0], final[1].gene))
+        if not math.isfinite(finals[0][0]):
+            raise TrainingError(f"{self.method}: no finalist could be trained with all seeds; lower the learning rate.")
+        return [
+            {
+                "mapping": list(each.gene),
+                "searched": _finite(each.fitness),
+                "fitness": _finite(mean),
+                "values": [_finite(value) for value in own],
+            }
+            for mean, each, own in finals
+        ]
 
     def _fingerprint(self, model: Model, teacher: Model, task: Task, judges: Sequence[Task]) -> str:
         """Return a digest of all that a mapping's fitness depends on, and of how mappings are chosen."""
@@ -219,6 +254,11 @@ class LayerMappingSearch(ExtractThenDistill, GeneticSettings):
         return digest(settings, tasks, model.network, teacher.network)[:16]
 
 
+def _finite(value: float) -> float | None:
+    """Return None for what JSON has no number for: the fitness of a mapping whose training failed."""
+    return value if math.isfinite(value) else None
+
+
 def _facts(
     settings: LayerMappingSearch, space: Space, named: dict[str, Gene], found: Any, finals: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -226,13 +266,18 @@ def _facts(
     from bertcompress.compressors.layer_mapping.proxy import summary_of
 
     ranks = {each.gene: place for place, each in enumerate(found.candidates, start=1)}
-    fitness = {each.gene: each.fitness for each in found.candidates}
+    fitness = {each.gene: _finite(each.fitness) for each in found.candidates}
     baselines = {
         name: {"mapping": list(gene), "fitness": fitness.get(gene), "rank": ranks.get(gene)}
         for name, gene in named.items()
     }
     candidates = [
-        {"mapping": list(each.gene), "fitness": each.fitness, "generation": each.generation, **summary_of(each.facts)}
+        {
+            "mapping": list(each.gene),
+            "fitness": _finite(each.fitness),
+            "generation": each.generation,
+            **summary_of(each.facts),
+        }
         for each in found.candidates[:_SHOWN]
     ]
     return {
@@ -243,7 +288,7 @@ def _facts(
             "mappings": space.size(),
             "evaluated": len(found.candidates),
             "population": len(found.generations[0]),
-            "generations": [list(each) for each in found.generations],
+            "generations": [[_finite(value) for value in each] for each in found.generations],
             "fitness_tasks": list(settings.fitness_tasks),
             "baselines": baselines,
             "candidates": candidates,

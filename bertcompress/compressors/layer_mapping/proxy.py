@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bertcompress.compressors.fine_tune import FineTune
 from bertcompress.compressors.layer_mapping.genes import Gene, Space, contribution_gene
 from bertcompress.data.base import Task
 from bertcompress.data.batching import evaluation_batches
@@ -27,6 +26,7 @@ from bertcompress.evaluation.judges import judge_for
 from bertcompress.search.board import Outcome
 from bertcompress.training.loop import train
 from bertcompress.training.objectives import build_objective
+from bertcompress.training.settings import TrainingSettings
 from bertcompress.training.teacher import TeacherOutputs, evaluating, run_network
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class Proxy:
 
     def _distilled(self, gene: Gene, seed: int) -> Model:
         student = self._student(seed).copy()
-        settings = dataclasses.replace(self.search.training_settings(), epochs=self.search.proxy_epochs, seed=seed)
+        changes: dict[str, Any] = {"epochs": self.search.proxy_epochs, "seed": seed, "trackers": ()}
+        settings = dataclasses.replace(self.search.training_settings(), **changes)
         objective = self._objective(student, gene, seed)
         name = f"{self.search.method} {list(gene)}"
         train(student.network, objective, self.features, settings, teacher=self.outputs, description=name)
@@ -164,16 +165,18 @@ class Proxy:
 
     def _fine_tuned_score(self, student: Model, task: Task, seed: int) -> float:
         """Fine-tune on a task and return the last epoch's score: the best of several would favour the lucky."""
+        from bertcompress.compressors.fitting import fit
+
         search = self.search
-        tuning = FineTune(
+        tuning = TrainingSettings(
             epochs=search.fitness_epochs,
             learning_rate=search.fitness_learning_rate,
             batch_size=search.batch_size,
             precision=search.precision,
             seed=seed,
         )
-        unscored = dataclasses.replace(task, validation=None)
-        tuned = tuning.compress(student.for_task(task, seed=seed), unscored)
+        tuned, unscored = student.for_task(task, seed=seed), dataclasses.replace(task, validation=None)
+        fit(search.method, tuned, unscored, tuning, weights={"hard": 1.0})
         assert task.validation is not None
         judge = judge_for(task, task.validation)
         return judge.selection_score(tuned.predict(task.validation, cache=usable_cache()))

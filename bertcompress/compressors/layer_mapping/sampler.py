@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseGASampler
 
 from bertcompress.compressors.layer_mapping.genes import Gene, Space
-from bertcompress.compressors.layer_mapping.genetic import GeneticSettings, first_generation, next_generation
+from bertcompress.compressors.layer_mapping.genetic import GeneticSettings, Scored, first_generation, next_generation
 from bertcompress.search.board import SLOT
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def gene_of(params: Mapping[str, Any]) -> Gene:
 
 
 class GeneticSampler(BaseGASampler):
-    """Gives trial number `generation * population + place` the gene of that place in that generation.
+    """Gives the trial of slot `generation * population + place` the gene of that place in that generation.
 
     Optuna's own genetic samplers make a child of the parents that are there when it is asked for, so a search by two
     processes differs from one by a single process. Here a trial knows its slot (`bertcompress.search.board`), and all
@@ -63,18 +63,21 @@ class GeneticSampler(BaseGASampler):
         assert self.population_size is not None
         return self.population_size
 
-    def genes(self, generation: int, values: Mapping[int, float]) -> list[Gene]:
-        """Return the genes of a generation, given the fitness of every slot before it."""
-        genes = first_generation(self.space, self.settings, self.seed, self.seeded)[: self.population]
-        for number in range(1, generation + 1):
+    def generations(self, last: int, values: Mapping[int, float]) -> list[list[Gene]]:
+        """Return the genes of the generations up to `last`, given the fitness of every slot before that."""
+        found = [first_generation(self.space, self.settings, self.seed, self.seeded)[: self.population]]
+        for number in range(1, last + 1):
             first = (number - 1) * self.population
-            scored = [(gene, values[first + place]) for place, gene in enumerate(genes)]
-            genes = next_generation(self.space, self.settings, self.seed, number, scored)[: self.population]
-        return genes
+            scored = [(gene, values[first + place]) for place, gene in enumerate(found[-1])]
+            found.append(self._next(number, scored))
+        return found
+
+    def _next(self, number: int, last: Sequence[Scored]) -> list[Gene]:
+        return next_generation(self.space, self.settings, self.seed, number, last)[: self.population]
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
         """Return the generation that a trial's slot belongs to."""
-        return int(study.trials[trial.number].user_attrs[SLOT]) // self.population
+        return int(trial.user_attrs[SLOT]) // self.population
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """Return the trials of the generation before, in the order of their slots."""
@@ -90,14 +93,11 @@ class GeneticSampler(BaseGASampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the gene of the trial's place in its generation."""
-        generation = self.get_trial_generation(study, trial)
-        slot = int(study.trials[trial.number].user_attrs[SLOT])
+        generation, place = divmod(int(trial.user_attrs[SLOT]), self.population)
         if generation == 0:
-            genes = self.genes(0, {})
-        else:
-            scored = [(gene_of(each.params), each.values[0]) for each in self.get_parent_population(study, generation)]
-            genes = next_generation(self.space, self.settings, self.seed, generation, scored)[: self.population]
-        return params_of(genes[slot % self.population])
+            return params_of(self.generations(0, {})[0][place])
+        parents = self.get_parent_population(study, generation)
+        return params_of(self._next(generation, [(gene_of(each.params), each.values[0]) for each in parents])[place])
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
         """Refuse a parameter that is no gene."""

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -66,16 +65,15 @@ class GeneticSearch:
 
     def run(self) -> Found:
         """Work until the search is over, and return what it has found; one that is over is only read."""
-        from optuna.trial import TrialState
-
         with self.workers:
             while True:
                 slot, trial = self.board.take()
-                if self._ended_before(slot // self.sampler.population):
-                    self.study.tell(trial.number, state=TrialState.PRUNED)  # nothing is left to do for it
-                    return self.found()
-                gene = tuple(trial.suggest_int(name, each.low, each.high) for name, each in self._ranges().items())
-                self.board.work(slot, trial.number, partial(self._outcome, slot, gene))
+                with self.board.holding(trial.number):
+                    if self._ended_before(slot // self.sampler.population):
+                        self.board.drop(trial.number)
+                        return self.found()
+                    gene = tuple(trial.suggest_int(name, each.low, each.high) for name, each in self._ranges().items())
+                    self.board.keep(slot, trial.number, self._outcome(slot, gene))
 
     def found(self) -> Found:
         """Return what the complete generations have found."""
@@ -121,7 +119,7 @@ class GeneticSearch:
     def _genes(self, generation: int) -> list[list[Gene]]:
         """Return the genes of the generations up to this one; those before it must be complete."""
         values = {slot: _value(trial) for slot, trial in self.board.results().items()}
-        return [self.sampler.genes(number, values) for number in range(generation + 1)]
+        return self.sampler.generations(generation, values)
 
     def _outcome(self, slot: int, gene: Gene) -> Outcome:
         """Evaluate a gene, or take over what came of the lowest slot that has the same gene."""
@@ -151,7 +149,7 @@ class GeneticSearch:
         slots = settings.generations * self.sampler.population - slot - 1
         left = (time.monotonic() - self._began) / self._own * slots * len(values) / (len(done) + 1)
         logger.info(
-            "%s: generation %d of %d, %s has %.2f; best %s with %.2f, mean %.2f of %d mappings; at most %d min left",
+            "%s: generation %d of %d, %s has %.2f; best %s with %.2f, mean %.2f of %d mappings; about %d min left",
             *(self.label, slot // self.sampler.population + 1, settings.generations, list(gene), fitness),
             *(list(best), values[best], fmean(finite), len(values), math.ceil(left / 60)),
         )
@@ -170,15 +168,14 @@ class Repetition:
 
     def run(self) -> list[tuple[float, dict[str, Any]]]:
         """Work until all is done, and return the value and the facts of every item."""
-        from optuna.trial import TrialState
-
         with self.workers:
             while len(self.board.results()) < len(self.items):
                 slot, trial = self.board.take()
-                if slot >= len(self.items):
-                    self.study.tell(trial.number, state=TrialState.PRUNED)
-                    break
-                self.board.work(slot, trial.number, partial(self._outcome, slot))
+                with self.board.holding(trial.number):
+                    if slot >= len(self.items):
+                        self.board.drop(trial.number)
+                        break
+                    self.board.keep(slot, trial.number, self._outcome(slot))
             done = self.board.settle(range(len(self.items)))
         return [(_value(done[slot]), self.board.facts(slot)) for slot in range(len(self.items))]
 

@@ -123,7 +123,8 @@ def test_the_sampler_gives_what_the_pure_functions_give():
     genes = [gene_of(trial.params) for trial in trials]
     last = [(gene, float(sum(gene))) for gene in genes[:6]]
     assert genes[6:12] == next_generation(space, settings, 0, 1, last)
-    assert found.sampler.genes(1, {slot: float(sum(gene)) for slot, gene in enumerate(genes[:6])}) == genes[6:12]
+    values = {slot: float(sum(gene)) for slot, gene in enumerate(genes)}
+    assert found.sampler.generations(2, values) == [genes[:6], genes[6:12], genes[12:]]
 
 
 def test_a_space_smaller_than_a_population_is_searched_whole():
