@@ -31,6 +31,7 @@ CASES = {
     "extract-only": ExtractThenDistill(epochs=0, num_layers=2, hidden_size=12, head_size=4, intermediate_size=20),
     "extract-depth": ExtractThenDistill(**QUICK, num_layers=2),
     "extract-width": ExtractThenDistill(**QUICK, hidden_size=10, num_heads=1, intermediate_size=8),
+    "extract-random-weights": ExtractThenDistill(**QUICK, num_layers=2, hidden_size=10, initialization="random"),
     "mapping-search": LayerMappingSearch(**QUICK, **SEARCH, num_layers=2, objective={"hidden": 1, "soft": 1}),
     "quantization": PostTrainingQuantization(),
     "quantization-weights-float": PostTrainingQuantization(weight_bits=32, activation_bits=32),

@@ -149,3 +149,28 @@ def test_what_was_tokenized_leaves_no_trace_in_a_saved_model(letters_tokenizer, 
         model.save_pretrained(tmp_path / name)
     for path in sorted((tmp_path / "cut").iterdir()):
         assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    "head", [Head("none"), Head("none", 0, "tanh"), Head("classification", 2, "tanh"), Head("masked_lm")]
+)
+@pytest.mark.parametrize("kind", ["classification", "tagging", "embedding"])
+def test_another_task_gets_the_same_encoder_with_a_new_head(head, kind, letters_tokenizer):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8, max_positions=16), uniform_layers(2, 8, 2, 16), head)
+    model = Model.from_spec(spec, letters_tokenizer, seed=1)
+    columns = {"words": [["a", "b"]], "tags": [[0, 2]]} if kind == "tagging" else {"text": ["ab"]}
+    labels = () if kind == "embedding" else ("x", "y", "z")
+    task = Task("other", kind, labels, "", train=Dataset.from_dict(columns))
+    first, again = (model.for_task(task, seed=3) for _ in range(2))
+    encoder = {name.removeprefix("encoder."): each for name, each in model.network.state_dict().items()}
+    new = {name.removeprefix("encoder."): each for name, each in first.network.state_dict().items()}
+    kept = [name for name in encoder if name.startswith(("embeddings.", "layers."))]
+    assert kept
+    assert all(torch.equal(encoder[name], new[name]) for name in kept)
+    if head.pooler != "none" and kind == "classification":
+        assert torch.equal(encoder["pooler.weight"], new["pooler.weight"])
+    assert first.labels == labels
+    assert first.spec.head.num_labels == len(labels)
+    assert all(torch.equal(each, again.network.state_dict()[name]) for name, each in first.network.state_dict().items())
+    pointers = {each.data_ptr() for each in model.network.state_dict().values()}
+    assert not pointers & {each.data_ptr() for each in first.network.state_dict().values()}

@@ -6,29 +6,27 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from bertcompress import runs
 
 from . import toy_run
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread():
-    """Compute in one thread, as the processes that these tests start do: sums by two threads round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """Compute as the processes that these tests start do, and as other folders' tests do not."""
+    with toy_run.one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
-def finished_place(one_thread, tmp_path_factory, letters_tokenizer) -> Path:
+def finished_place(tmp_path_factory, letters_tokenizer) -> Path:
     """A folder with the checkpoint `bert`, the task's files, `toy.yaml`, and its finished run in `runs/toy`."""
     place = tmp_path_factory.mktemp("toy")
     toy_run.write_checkpoint(place / "bert", letters_tokenizer)
     toy_run.write_task(place)
-    runs.run(toy_run.write_config(place / "toy.yaml"), place / "runs" / "toy")
+    with toy_run.one_thread():
+        runs.run(toy_run.write_config(place / "toy.yaml"), place / "runs" / "toy")
     return place
 
 

@@ -8,14 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from bertcompress import runs
-from bertcompress.errors import ConfigError, RunError
+from bertcompress.errors import BertCompressError, ConfigError, RunError
 
-from .toy_run import TRAINING, environment, reproducible, write_config
+from .toy_run import TRAINING, environment, one_thread, reproducible, write_config
 
+SCRIPT = Path(__file__).with_name("shared_search_script.py")
 SEARCH = {
     "method": "layer_mapping_search",
     "num_layers": 2,
@@ -41,13 +43,14 @@ def search_place(fresh_place):
 def alone(finished_place):
     """The results of the search by one process."""
     write_config(finished_place / "search.yaml", compress=[SEARCH])
-    runs.run(finished_place / "search.yaml", finished_place / "runs" / "search")
+    with one_thread():
+        runs.run(finished_place / "search.yaml", finished_place / "runs" / "search")
     return reproducible(finished_place / "runs" / "search" / "results.json")
 
 
-def start(command, place):
-    words = [sys.executable, "-m", "bertcompress", command, "search.yaml", "--output", "runs/search"]
-    around = environment()
+def start(command, place, **more):
+    words = [sys.executable, str(SCRIPT), command, "search.yaml", "--output", "runs/search"]
+    around = {**environment(), **more}
     return subprocess.Popen(words, cwd=place, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -65,14 +68,16 @@ def wait_for(condition):
 
 
 def test_a_run_with_a_worker_gives_the_results_of_one_alone(alone, search_place):
-    main = start("run", search_place)
+    main = start("run", search_place, WAIT="1")
     wait_for((search_place / "runs/search/.lock").exists)
     helper = start("worker", search_place)
     (_, mine), (told, theirs) = finish(main), finish(helper)
     assert reproducible(search_place / "runs/search/results.json") == alone
-    assert "Shared: 1-layer_mapping_search" in told or "Nothing was left" in told
-    evaluated = re.findall(r"generation \d of 3, (\[[\d, ]+\]) has", mine + theirs)
-    assert len(evaluated) == len(set(evaluated)) > 0
+    assert "Shared: 1-layer_mapping_search" in told
+    each = [re.findall(r"generation \d of 3, (\[[\d, ]+\]) has", errors) for errors in (mine, theirs)]
+    assert all(each)  # both had a part in it
+    evaluated = [*each[0], *each[1]]
+    assert len(evaluated) == len(set(evaluated))
     facts = json.loads((search_place / "runs/search/results.json").read_text())["models"][1]["facts"]
     assert len(evaluated) == facts["search"]["evaluated"]
 
@@ -115,3 +120,15 @@ def test_a_worker_without_a_run_is_refused(search_place):
 def test_a_worker_for_a_run_that_searches_nothing_is_refused(fresh_place):
     with pytest.raises(ConfigError, match="no step of toy can be shared"):
         runs.assist("toy.yaml", "runs/toy")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["nothing-like-it"], "nothing-like-it"), (["plain.yaml"], "plain lacks a")]
+)
+def test_a_fitness_task_that_cannot_judge_is_refused_before_anything_is_trained(fresh_place, names, said):
+    (fresh_place / "texts.txt").write_text("one\n\ntwo\n")
+    (fresh_place / "plain.yaml").write_text("name: plain\nkind: unlabelled\ntrain: texts.txt\n")
+    write_config(fresh_place / "search.yaml", compress=[{**SEARCH, "fitness_tasks": names}])
+    with pytest.raises(BertCompressError, match=said):
+        runs.run("search.yaml", "runs/search")
+    assert not (fresh_place / "runs/search").exists()

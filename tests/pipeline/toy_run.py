@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,6 +10,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,17 @@ MODEL_FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 QUANTIZE = {"method": "post_training_quantization"}
 STUDENT = {"method": "extract_then_distill", "num_layers": 2, **TRAINING}
 STEPS = ("0-teacher", "1-extract_then_distill", "2-post_training_quantization")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread meanwhile: sums by two round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_checkpoint(folder: Path, tokenizer: PreTrainedTokenizerBase, seed: int = 0, width: int = 16) -> None:

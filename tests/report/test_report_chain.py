@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from bertcompress.encoder.spec import Attention, FeedForward, Operation, SeparableConvolution
+from bertcompress.encoder.spec import (
+    Attention,
+    Embeddings,
+    EncoderSpec,
+    FeedForward,
+    Operation,
+    SeparableConvolution,
+    uniform_layers,
+)
 from bertcompress.report import Run, chain, describe
+from bertcompress.report.runs import Entry
 
 Fictional = Callable[[str], dict[str, Any]]
 
@@ -77,3 +86,13 @@ def test_groups_of_equal_layers(fictional: Fictional) -> None:
     assert spec is not None
     assert describe.groups(spec) == [(0, 12)]
     assert "12 layers of width 768: attention 12 heads" in " ".join(describe.chain(spec))
+
+
+def test_a_student_of_random_weights_came_from_nowhere():
+    def made(layers, **values):
+        spec = EncoderSpec(Embeddings(30, 8, max_positions=16), uniform_layers(layers, 8, 2, 16))
+        return Entry("run", {"method": "extract_then_distill", "spec": spec.to_dict(), **values}, {}, None)
+
+    teacher, random = made(4), made(2, settings={"initialization": "random", "layers": "last_of_block"})
+    assert describe.origins(random, teacher) is None
+    assert describe.origins(made(2, settings={"layers": "last_of_block"}), teacher) == (2, 4)

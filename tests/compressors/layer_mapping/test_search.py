@@ -14,13 +14,15 @@ from pathlib import Path
 import optuna
 import pytest
 
+from bertcompress.compressors import LayerMappingSearch
 from bertcompress.compressors.layer_mapping.genes import Space
 from bertcompress.compressors.layer_mapping.genetic import GeneticSettings, next_generation
 from bertcompress.compressors.layer_mapping.sampler import GeneticSampler, gene_of
 from bertcompress.compressors.layer_mapping.search import GeneticSearch
+from bertcompress.errors import ConfigError, RunError
 from bertcompress.search import workers as signs
 from bertcompress.search.board import Outcome
-from bertcompress.search.studies import open_storage, open_study
+from bertcompress.search.studies import open_storage, open_study, reached
 from bertcompress.search.workers import Workers, this_worker
 
 SCRIPT = Path(__file__).parent / "search_script.py"
@@ -188,3 +190,43 @@ def test_processes_of_this_machine_are_known_by_number_and_start():
     assert watcher.alive(me)
     machine, pid, started = me.rsplit("/", 2)
     assert not watcher.alive(f"{machine}/{pid}/{float(started) - 60:.2f}")  # the number was given again
+
+
+def test_ctrl_c_while_waiting_frees_the_slot(monkeypatch):
+    space, settings = Space(2, 3), GeneticSettings(population=4, generations=2, generation_patience=None)
+    storage = open_storage(None, None)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    sampler = GeneticSampler(space, settings, 0)
+    first = GeneticSearch(open_study(storage, "x", sampler), sampler, lambda gene: Outcome(float(sum(gene))), "x")
+    with monkeypatch.context() as patched:
+        patched.setattr(first, "_ended_before", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            first.run()
+    again = GeneticSampler(space, settings, 0)
+    second = GeneticSearch(open_study(storage, "x", again), again, lambda gene: Outcome(float(sum(gene))), "x")
+    assert len(second.run().generations) == 2  # this process lives, and would wait for itself
+
+
+def test_a_storage_that_is_gone_is_a_sentence(tmp_path):
+    sampler = GeneticSampler(Space(2, 3), GeneticSettings(population=4, generations=2), 0)
+    study = open_study(open_storage(None, tmp_path), "x", sampler)
+
+    def evaluate(gene):
+        (tmp_path / "search.db").write_bytes(b"no data base")
+        return Outcome(1.0)
+
+    with pytest.raises(RunError, match="x: the search's storage cannot be used"), reached("x"):
+        GeneticSearch(study, sampler, evaluate, "x").run()
+
+
+def test_an_address_that_is_none_is_refused(tmp_path):
+    with pytest.raises(RunError, match="storage: nonsense cannot be opened"):
+        open_storage("nonsense", tmp_path)
+
+
+def test_names_of_tasks_are_a_list():
+    with pytest.raises(ConfigError, match=r"fitness_tasks: got 'sst2', allowed is a list of names, such as \['sst2'\]"):
+        LayerMappingSearch(num_layers=2, fitness_tasks="sst2")
