@@ -22,6 +22,8 @@ _HOMES = {
         "finetune",
     ),
     "bertcompress.data.tasks": ("Task", "load_task"),
+    "bertcompress.downstream.scores": ("downstream_scores",),
+    "bertcompress.downstream.settings": ("Downstream",),
     "bertcompress.encoder.spec": ("EncoderSpec",),
     "bertcompress.errors": ("BertCompressError",),
     "bertcompress.evaluation.evaluate": ("evaluate",),
@@ -35,6 +37,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "BertCompressError",
     "Distill",
+    "Downstream",
     "EncoderSpec",
     "ExtractThenDistill",
     "FineTune",
@@ -44,6 +47,7 @@ __all__ = [
     "PostTrainingQuantization",
     "Task",
     "__version__",
+    "downstream_scores",
     "evaluate",
     "finetune",
     "label_loyalty",
@@ -65,6 +69,8 @@ if TYPE_CHECKING:
         finetune,
     )
     from bertcompress.data.tasks import Task, load_task
+    from bertcompress.downstream.scores import downstream_scores
+    from bertcompress.downstream.settings import Downstream
     from bertcompress.encoder.spec import EncoderSpec
     from bertcompress.errors import BertCompressError
     from bertcompress.evaluation.evaluate import evaluate

@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,17 +14,14 @@ import typer
 from typer.core import TyperGroup
 
 from bertcompress import __version__
+from bertcompress.console import downstream_table, plan_table, results_table
 from bertcompress.errors import BertCompressError, ConfigError, allowed
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from bertcompress.config import RunConfig
-    from bertcompress.encoder.spec import EncoderSpec
-    from bertcompress.pipeline.planning import PlannedStep
 
-MACS_LENGTH = 128  # tokens of the sequence that multiply-accumulates are counted for
 USAGE_ERROR, INTERRUPTED = 2, 130
 
 
@@ -105,7 +102,10 @@ def run(config: Config, set_: Sets = None, output: Output = None) -> None:
     from bertcompress import runs
 
     report = runs.run(loaded, folder)
-    _console().print(results_table(json.loads((folder / "results.json").read_text(encoding="utf-8"))))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    _console().print(results_table(results))
+    if any("downstream" in model for model in results["models"]):
+        _console().print(downstream_table(results))
     typer.echo(f"Report: {report}")
 
 
@@ -298,82 +298,9 @@ def _list_fields(cls: type[Any], leave_out: Sequence[str] = ()) -> None:
             typer.echo(f"    {name} ({describe(hint)}; {default}): {about.get(name, '')}".rstrip(": "))
 
 
-def plan_table(name: str, steps: Sequence[PlannedStep]) -> Table:
-    """Return the planned steps as a table.
-
-    Args:
-        name: the run's name.
-        steps: with their specs and estimated costs.
-    """
-    from rich.table import Table
-
-    table = Table(title=f"Plan of {name} (times, memory and energy are estimates)", title_justify="left")
-    table.add_column("step", overflow="fold")
-    for column in ("layers", "hidden", "parameters", f"MACs@{MACS_LENGTH}", "bytes", "time", "memory MiB", "energy Wh"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for step in steps:
-        spec = step.spec
-        sizes = (str(spec.num_layers), _widths(spec), f"{spec.parameters():,}", _giga(spec.macs(MACS_LENGTH)))
-        costs = (_seconds(step.seconds), f"{step.memory_mib:.0f}", f"{step.energy_kwh * 1000:.2f}")
-        table.add_row(step.name, *sizes, f"{spec.bytes():,}", *costs)
-    total = _seconds(sum(step.seconds for step in steps)), "", f"{sum(step.energy_kwh for step in steps) * 1000:.2f}"
-    table.add_section()
-    table.add_row("all steps", *[""] * 5, *total)
-    return table
-
-
-def results_table(results: Mapping[str, Any]) -> Table:
-    """Return what a run found of every model as a table; a dash where a thing was not measured."""
-    from rich.table import Table
-
-    from bertcompress.evaluation.titles import loyalty_title
-
-    task = results["task"]
-    metric = task["metric"]
-    table = Table(title=f"{results['name']}: {task['name']}, {task['split']} split", title_justify="left")
-    table.add_column("model", overflow="fold")
-    loyalty = loyalty_title(task.get("kind", ""), "label")
-    for column in (metric, "95 % interval", loyalty, "prob. loyalty", "file MiB", "p50 ms", "speed-up"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for model in results["models"]:
-        latency = model["measured"].get("latency", {})
-        interval = " to ".join(f"{end:.3f}" for end in model["score_intervals"].get(metric, ()))
-        table.add_row(
-            model["name"],
-            _number(model["scores"].get(metric), ".3f"),
-            interval or "-",
-            _number(model["loyalty"].get("label"), ".3f"),
-            _number(model["loyalty"].get("probability"), ".3f"),
-            _number(model["file_bytes"], ".1f", 2**20),
-            _number(latency.get("p50_ms"), ".2f"),
-            _number(latency.get("speedup"), ".2f") + ("x" if "speedup" in latency else ""),
-        )
-    return table
-
-
-def _number(value: float | None, form: str, unit: float = 1) -> str:
-    return "-" if value is None else format(value / unit, form)
-
-
 def _console() -> Console:
     """Return rich's console; a file or pipe has no width, so tables are not cut there."""
     from rich.console import Console
 
     console = Console()
     return console if console.is_terminal else Console(width=160)
-
-
-def _widths(spec: EncoderSpec) -> str:
-    """Return the width of the stream, or its range where layers differ."""
-    widths = [layer.hidden_size for layer in spec.layers]
-    return str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)}-{max(widths)}"
-
-
-def _giga(number: int) -> str:
-    return f"{number / 1e9:.2f} G" if number >= 1e7 else f"{number / 1e6:.2f} M"
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

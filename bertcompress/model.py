@@ -195,13 +195,22 @@ class Model:
             self.null_threshold,
         )
 
+    def without_head(self) -> Model:
+        """Return the encoder alone, as it is used for embeddings; its weights are shared with this model."""
+        if self.spec.head.task == "none":
+            return self
+        network = build(self.spec.replace(head=Head(pooler=self.spec.head.pooler)))
+        own = network.state_dict()
+        bare = {name.removeprefix("encoder."): tensor for name, tensor in self.network.state_dict().items()}
+        network.load_state_dict({name: bare[name] for name in own}, assign=True)
+        return Model(network.eval(), self.tokenizer, history=self.history)
+
     def for_task(self, task: Task, *, seed: int = 0) -> Model:
         """Return the same encoder with a new head for a task, drawn from `seed`; no weights are shared.
 
         A pooler that is there is kept; where the task needs one and there is none, it is BERT's, new.
         """
-        pooler = self.spec.head.pooler if self.spec.head.pooler != "none" else "tanh"
-        spec = self.spec.replace(head=head_for(task, pooler))
+        spec = spec_for(self.spec, task)
         new = Model.from_spec(spec, self.tokenizer, task, seed=seed)
         bare = {name.removeprefix("encoder."): tensor for name, tensor in self.network.state_dict().items()}
         prefix = "encoder." if spec.head.task != "none" else ""
@@ -294,6 +303,11 @@ class Model:
             for name, value in self._facts().items()
         )
         return f"<table>{rows}</table>"
+
+
+def spec_for(spec: EncoderSpec, task: Task) -> EncoderSpec:
+    """Return the encoder with the head of a task; where the task needs a pooler and there is none, it is BERT's."""
+    return spec.replace(head=head_for(task, spec.head.pooler if spec.head.pooler != "none" else "tanh"))
 
 
 def head_for(task: Task, pooler: str) -> Head:

@@ -27,6 +27,7 @@ def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) ->
         DataError: the task's data are missing or malformed.
     """
     from bertcompress.data.tasks import load_task
+    from bertcompress.downstream.scores import load_tasks
     from bertcompress.pipeline.run import Run
 
     loaded = config if isinstance(config, RunConfig) else load_config(config)
@@ -38,6 +39,8 @@ def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) ->
         fine_tune=loaded.teacher.fine_tune,
         pipeline=Pipeline(loaded.compress),
         metrics=loaded.evaluate,
+        downstream=loaded.downstream,
+        downstream_tasks=() if loaded.downstream is None else load_tasks(loaded.downstream),
         folder=Path(folder or loaded.output or Path("runs") / stem),
         config=loaded.to_yaml(),
         command=shlex.join(["bertcompress", *sys.argv[1:]]) if Path(sys.argv[0]).name == "bertcompress" else "",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bertcompress.compressors.base import Context, settings_of
+from bertcompress.compressors.held_out import HeldOutLoss
 from bertcompress.data.base import has_labels
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.errors import ConfigError
@@ -54,6 +55,8 @@ def fit(
 ) -> TrainingResult:
     """Train the model's network in place on the task's train split, keeping the best state on validation.
 
+    On unlabelled text the best state is that of the smallest distillation loss on the validation split.
+
     Args:
         method: who trains, for messages.
         model: whose network is trained, and whose null threshold is chosen on validation; pass a copy.
@@ -83,7 +86,13 @@ def fit(
     if teacher is not None and objective.needs_teacher:
         check_teacher(method, teacher, model, task)
         outputs = _outputs(teacher, features, objective, settings)
-    scorer = _scorer(model, task, max_length, cache) if settings.epochs > 0 else None
+    scorer: _Scorer | HeldOutLoss | None = None
+    if settings.epochs > 0 and task.kind == "unlabelled" and task.validation is not None:
+        held_out = model.featurize(task.validation, max_length=max_length, cache=cache)
+        answers = _outputs(teacher, held_out, objective, settings) if teacher is not None and outputs else None
+        scorer = HeldOutLoss(objective, held_out, answers, settings)
+    elif settings.epochs > 0:
+        scorer = _scorer(model, task, max_length, cache)
     result = train(
         model.network,
         objective,
@@ -94,7 +103,7 @@ def fit(
         checkpoint=context.folder,
         description=context.label or method,
     )
-    if scorer is not None and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
+    if isinstance(scorer, _Scorer) and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
         model.null_threshold = scorer.judge.best_threshold(scorer.predictions(model.network))[0]
     return result
 
@@ -108,6 +117,7 @@ def _outputs(teacher: Model, features: Features, objective: Objective, settings:
         max_tokens=settings.max_tokens,
         precision=settings.precision,
         keep=not objective.needs_live_teacher,
+        logits=objective.needs_teacher_logits,
     )
 
 

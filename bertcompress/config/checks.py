@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bertcompress.config.values import attempt, choice, locate, refusal, unknown_keys
-from bertcompress.data.kinds import METRICS, SCORED_KINDS
+from bertcompress.data.kinds import BARE_METRICS, METRICS, SCORED_KINDS
 from bertcompress.data.yaml_positions import ConfigFileError, Problem, Value, join, read_text, read_yaml
 from bertcompress.errors import BertCompressError, ConfigError, allowed
 
@@ -161,16 +161,6 @@ class CheckedTask(NamedTuple):
 
 def check_task(value: Value, folder: Path, problems: list[Problem]) -> CheckedTask | None:
     """Return the task, or None after reporting what is wrong with it."""
-    task = _find_task(value, folder, problems)
-    if task is not None and task.kind not in SCORED_KINDS:
-        message = (
-            f"got a task of the kind {task.kind!r}, allowed are {allowed(SCORED_KINDS)}: there is nothing to judge."
-        )
-        _refuse(value, message, problems)
-    return task
-
-
-def _find_task(value: Value, folder: Path, problems: list[Problem]) -> CheckedTask | None:
     from bertcompress.data.tasks import TASKS
 
     if isinstance(value.content, dict):
@@ -191,6 +181,23 @@ def _find_task(value: Value, folder: Path, problems: list[Problem]) -> CheckedTa
         return CheckedTask(text, TASKS[text].kind)
     _refuse(value, f"{refusal(value, TASKS)} {', '.join(TASKS)}, a folder, or a task file.", problems)
     return None
+
+
+def check_scored(kind: str, task: Value | None, downstream: Value | None, problems: list[Problem]) -> None:
+    """Report a run in which there is nothing to judge a model by."""
+    if kind not in SCORED_KINDS and downstream is None and task is not None:
+        message = (
+            f"got a task of the kind {kind!r}, allowed are {allowed(SCORED_KINDS)}: there is nothing to judge, unless "
+            "models are fine-tuned on other tasks, named under `downstream:`."
+        )
+        _refuse(task, message, problems)
+
+
+def check_fine_tuned(value: Value, task: CheckedTask | None, problems: list[Problem]) -> None:
+    """Report a task that cannot be fine-tuned on and scored."""
+    kinds = [kind for kind in SCORED_KINDS if kind != "embedding"]
+    if task is not None and task.kind not in kinds:
+        _refuse(value, f"got a task of the kind {task.kind!r}, allowed are {allowed(kinds)}.", problems)
 
 
 def _check_task_path(value: Value, path: Path, problems: list[Problem]) -> CheckedTask | None:
@@ -241,15 +248,16 @@ def _check_mapping(value: Value, folder: Path, problems: list[Problem]) -> Check
     return CheckedTask(result, str(result["kind"])) if len(problems) == before else None
 
 
-def check_metrics(value: Value | None, problems: list[Problem]) -> tuple[str, ...]:
-    """Return what is to be measured; left out, that is everything."""
+def check_metrics(value: Value | None, problems: list[Problem], kind: str = "classification") -> tuple[str, ...]:
+    """Return what is to be measured; left out, that is everything that the kind of task allows."""
+    names = EVALUATIONS if kind in SCORED_KINDS else BARE_METRICS
     if value is None:
-        return EVALUATIONS
+        return names
     if not isinstance(value.content, list) or not value.content:
-        _refuse(value, f"got {value}, allowed is a list of at least one of {', '.join(EVALUATIONS)}.", problems)
+        _refuse(value, f"got {value}, allowed is a list of at least one of {', '.join(names)}.", problems)
         return ()
     for item in value.content:
-        choice(item, EVALUATIONS, problems)
+        choice(item, names, problems)
     return tuple(dict.fromkeys(str(item.content) for item in value.content))
 
 

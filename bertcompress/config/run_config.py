@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertcompress.config import checks
+from bertcompress.config.downstream import downstream_dict, read_downstream
 from bertcompress.config.values import MISSING, build, choice, read, unknown_keys
 from bertcompress.data.yaml_positions import (
     ConfigFileError,
@@ -21,6 +22,7 @@ from bertcompress.data.yaml_positions import (
     read_yaml,
     write_yaml,
 )
+from bertcompress.downstream.settings import Downstream
 
 Methods = Mapping[str, type[Any]]
 
@@ -48,7 +50,9 @@ class RunConfig:
         teacher: the model that is compressed.
         compress: the compressors, in order; each is given in YAML as `method:` and its own fields.
         evaluate: what is measured of every model: accuracy (the task's own scores), loyalty to the teacher, efficiency
-            (size and speed); if left out, all that the task allows.
+            (size and speed); if left out, all that the task allows: of unlabelled text, efficiency alone.
+        downstream: other tasks that models are fine-tuned on and scored by, see `Downstream`: how students that were
+            distilled on unlabelled text are judged.
         export: formats that the last model is exported to; none can be exported yet.
         seed: the seed of every step that has none of its own.
         output: the run's folder, relative to where the command runs; `runs/<file's stem>` if left out.
@@ -59,6 +63,7 @@ class RunConfig:
     teacher: TeacherConfig
     compress: tuple[Any, ...] = ()
     evaluate: tuple[str, ...] = checks.EVALUATIONS
+    downstream: Downstream | None = None
     export: tuple[str, ...] = ()
     seed: int | None = None
     output: str | None = None
@@ -71,7 +76,10 @@ class RunConfig:
         result["compress"] = [
             {"method": names[type(step)], **_plain(dataclasses.asdict(step))} for step in self.compress
         ]
-        result |= {"evaluate": list(self.evaluate), "export": list(self.export)}
+        result["evaluate"] = list(self.evaluate)
+        if self.downstream is not None:
+            result["downstream"] = _plain(downstream_dict(self.downstream))
+        result["export"] = list(self.export)
         return result | {key: getattr(self, key) for key in ("seed", "output") if getattr(self, key) is not None}
 
     def to_yaml(self, methods: Methods | None = None) -> str:
@@ -164,14 +172,24 @@ class _Reader:
         teacher = self._teacher(self._required(values, top, "teacher", "a mapping such as {model: minilm-l6}"))
         steps, complete = self._steps(values.get("compress"))
         checked_task = checks.check_task(task, self.folder, self.problems) if task is not None else None
-        evaluate = checks.check_metrics(values.get("evaluate"), self.problems)
+        downstream = read_downstream(values.get("downstream"), self.methods["fine_tune"], self.folder, self.problems)
+        if checked_task is not None:
+            checks.check_scored(checked_task.kind, task, values.get("downstream"), self.problems)
+        kind = "classification" if checked_task is None else checked_task.kind
+        evaluate = checks.check_metrics(values.get("evaluate"), self.problems, kind)
         export = checks.check_exports(values.get("export"), self.problems)
         if teacher is not None:
             self._check_chain(values, teacher, steps)
         if self.problems or teacher is None or checked_task is None or not complete:
             raise ConfigFileError(self.problems)
         return RunConfig(
-            task=checked_task.source, teacher=teacher, compress=tuple(steps), evaluate=evaluate, export=export, **plain
+            task=checked_task.source,
+            teacher=teacher,
+            compress=tuple(steps),
+            evaluate=evaluate,
+            downstream=downstream,
+            export=export,
+            **plain,
         )
 
     def _check_chain(self, values: Mapping[str, Value], teacher: TeacherConfig, steps: list[Any]) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from bertcompress.config import checks
+from bertcompress.config.downstream import SEEDED
 from bertcompress.config.run_config import Methods, RunConfig, known_methods
 from bertcompress.config.values import MAPPINGS, SEQUENCES, fields_of, is_fixed, is_required, members
+from bertcompress.downstream.settings import Downstream
 from bertcompress.errors import ConfigError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -44,6 +46,7 @@ def schema(methods: Methods | None = None) -> dict[str, Any]:
         "teacher": {"$ref": "#/$defs/teacher"},
         "compress": {"type": "array", "items": {"$ref": "#/$defs/step"}},
         "evaluate": {"type": "array", "minItems": 1, "items": {"enum": list(checks.EVALUATIONS)}},
+        "downstream": {"$ref": "#/$defs/downstream"},
         "export": {"type": "array", "maxItems": 0},
         "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": 2**32 - 1},
         "output": {"type": ["string", "null"]},
@@ -59,6 +62,7 @@ def schema(methods: Methods | None = None) -> dict[str, Any]:
         "$defs": {
             "task": _task_schema(),
             "teacher": _teacher_schema(methods["fine_tune"]),
+            "downstream": _downstream_schema(methods["fine_tune"]),
             "step": _choice_of_steps(methods),
             **definitions,
         },
@@ -110,6 +114,26 @@ def _teacher_schema(fine_tune: type[Any]) -> dict[str, Any]:
     properties = {key: rule for key, rule in result["properties"].items() if key != "method"}
     required = [key for key in result["required"] if key != "method"]
     return {**result, "required": ["model", *required], "properties": {"model": model, **properties}}
+
+
+def _downstream_schema(fine_tune: type[Any]) -> dict[str, Any]:
+    own = step_schema("downstream", Downstream)
+    tuning = step_schema("downstream", fine_tune)["properties"]
+    task = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/task"}]}
+    models = [{"enum": ["all", "last"]}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+    names = [name for name in tuning if name not in ("method", *SEEDED)]
+    grid = {"type": "object", "properties": {name: {"type": "array", "minItems": 1} for name in names}}
+    special: dict[str, dict[str, Any]] = {
+        "tasks": {"type": "array", "items": task, "minItems": 1},
+        "models": {"anyOf": models},
+        "grid": {**grid, "additionalProperties": False},
+    }
+    properties = {key: rule for key, rule in own["properties"].items() if key not in ("method", "fine_tune")}
+    for key, rule in special.items():
+        kept = {each: properties[key][each] for each in ("description", "default") if each in properties[key]}
+        properties[key] = rule | kept
+    properties |= {name: tuning[name] for name in names}
+    return {**own, "required": ["tasks"], "properties": properties}
 
 
 def _task_schema() -> dict[str, Any]:

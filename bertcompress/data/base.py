@@ -113,6 +113,23 @@ class Task:
             )
         return name, splits[name]
 
+    def measuring_split(self, name: str | None = None) -> tuple[str, Dataset]:
+        """Return the name and the examples of the split that a model is measured on: of unlabelled text, any will do.
+
+        Args:
+            name: of the split; by default the one to score on; of unlabelled text validation, else test, else train.
+
+        Raises:
+            DataError: there is no such split, or its labels are hidden in a kind of task that has labels.
+        """
+        if self.kind != "unlabelled":
+            return self.scoring_split(name)
+        splits = self.splits
+        if name is not None and name not in splits:
+            raise DataError(f"task {self.name}: there is no split {name!r}; the splits are {', '.join(splits)}.")
+        chosen = name or next(each for each in ("validation", "test", *splits) if each in splits)
+        return chosen, splits[chosen]
+
     def _inventory(self) -> str:
         states = ((name, "labelled" if has_labels(data) else "no labels") for name, data in self.splits.items())
         return ", ".join(f"{name} ({state})" for name, state in states)

@@ -11,3 +11,4 @@ METRICS: dict[str, tuple[str, ...]] = {  # a task's own scores; the first is wha
     "unlabelled": ("",),
 }
 SCORED_KINDS = ("classification", "regression", "tagging", "question_answering", "embedding")
+BARE_METRICS = ("efficiency",)  # what can be measured where a task has nothing to score: on unlabelled text

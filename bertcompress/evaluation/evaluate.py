@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from bertcompress.data.kinds import SCORED_KINDS
+from bertcompress.data.kinds import BARE_METRICS, SCORED_KINDS
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError, allowed
 from bertcompress.evaluation.breakdown import breakdown
@@ -63,6 +63,9 @@ class Evaluable(Measurable, Protocol):
     def save_pretrained(self, folder: Path) -> object:
         """Save the model."""
 
+    def without_head(self) -> Evaluable:
+        """Return the encoder alone."""
+
 
 def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tuple[str, ...]:
     """Return the metrics by their own names, each once; for plans, which must fail before anything is trained.
@@ -75,8 +78,6 @@ def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tu
     Raises:
         ConfigError: a metric or the kind of task is not available, or loyalty cannot be had.
     """
-    if kind not in SCORED_KINDS:
-        raise ConfigError(f"evaluate: the task is of the kind {kind!r}, allowed are {allowed(SCORED_KINDS)}.")
     if isinstance(metrics, str):
         raise ConfigError(f"evaluate: metrics is the text {metrics!r}, allowed is a list such as [{metrics!r}].")
     names = tuple(dict.fromkeys(ALIASES.get(name, name) for name in metrics))
@@ -88,6 +89,11 @@ def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tu
             )
         if name not in METRICS:
             raise ConfigError(f"evaluate: got the metric {name!r}, allowed are {allowed((*METRICS, *ALIASES))}.")
+    if kind not in SCORED_KINDS and set(names) - set(BARE_METRICS):
+        raise ConfigError(
+            f"evaluate: got {allowed(names)} for a task of the kind {kind!r}, which has nothing to score; allowed "
+            f"there are {allowed(BARE_METRICS)}, with anything more on {allowed(SCORED_KINDS)}."
+        )
     if not names:
         raise ConfigError(f"evaluate: got no metric, allowed are {allowed((*METRICS, *ALIASES))}.")
     if "loyalty" in names and not has_teacher:
@@ -95,8 +101,10 @@ def check_metrics(metrics: Sequence[str], kind: str, *, has_teacher: bool) -> tu
     return names
 
 
-def available_metrics(*, has_teacher: bool) -> tuple[str, ...]:
-    """Return the metrics that can be had; loyalty needs a teacher."""
+def available_metrics(kind: str = "classification", *, has_teacher: bool) -> tuple[str, ...]:
+    """Return the metrics that can be had on a kind of task; loyalty needs a teacher."""
+    if kind not in SCORED_KINDS:
+        return BARE_METRICS
     return tuple(name for name in METRICS if name != "loyalty" or has_teacher)
 
 
@@ -113,7 +121,7 @@ def evaluate(
 
     Args:
         model: to be evaluated.
-        task: of any kind that can be judged.
+        task: of any kind; on unlabelled text, only efficiency can be measured, and that of the encoder without a head.
         teacher: to compare with: differences of scores, loyalty, speed-up. All are paired: same examples, same
             resamples, same rounds of timing.
         metrics: any of "accuracy" (or "score": the task's own scores), "loyalty" and "efficiency". Left as it is, those
@@ -127,15 +135,36 @@ def evaluate(
         DataError: the split has no labels to score against.
     """
     if metrics is DEFAULT_METRICS:
-        metrics = available_metrics(has_teacher=teacher is not None)
+        metrics = available_metrics(task.kind, has_teacher=teacher is not None)
     wanted = check_metrics(metrics, task.kind, has_teacher=teacher is not None)
-    pair = (model,) if teacher is None else (model, teacher)
-    _check_models(pair, task)
-    split, dataset = task.scoring_split(split)
-    judge = judge_for(task, dataset)
-    first = _answer(model, dataset)
-    subjects = [first if each is model else _answer(each, dataset) for each in pair]
+    pair: tuple[Evaluable, ...] = (model,) if teacher is None else (model, teacher)
+    if task.kind in SCORED_KINDS:
+        _check_models(pair, task)
+    split, dataset = task.measuring_split(split)
+    if task.kind not in SCORED_KINDS:
+        alone = model.without_head()
+        pair = tuple(alone if each is model else each.without_head() for each in pair)
     found = [_sizes(each, len(dataset)) for each in pair]
+    differences: dict[str, Difference] = {}
+    notes: tuple[str, ...] = ()
+    if task.kind in SCORED_KINDS:
+        first = _answer(model, dataset)
+        subjects = [first if each is model else _answer(each, dataset) for each in pair]
+        differences = _add_answers(found, subjects, judge_for(task, dataset), wanted, seed)
+        notes = (*_notes(subjects, task), *_threshold_note(subjects, split))
+    if "efficiency" in wanted:
+        _add_efficiency(found, pair, dataset, seed)
+    results = [ModelResult(**fields) for fields in found]
+    about = {"name": task.name, "kind": task.kind, "metric": task.metric, "split": split, "labels": list(task.labels)}
+    return Evaluation(
+        about, results[0], results[1] if teacher is not None else None, differences, MACS_LENGTH, seed, notes
+    )
+
+
+def _add_answers(
+    found: list[dict[str, Any]], subjects: Sequence[Predictions], judge: Judge, wanted: Sequence[str], seed: int
+) -> dict[str, Difference]:
+    """Add what follows from the models' answers to what was found of each; return the differences of their scores."""
     differences: dict[str, Difference] = {}
     for fields, subject in zip(found, subjects, strict=True):
         fields["null_threshold"] = subject.null_threshold
@@ -144,14 +173,7 @@ def evaluate(
             differences |= _add_score(found, subjects, judge, name, seed)
     if "loyalty" in wanted:
         _add_loyalty(found, subjects, judge, seed)
-    if "efficiency" in wanted:
-        _add_efficiency(found, pair, dataset, seed)
-    results = [ModelResult(**fields) for fields in found]
-    about = {"name": task.name, "kind": task.kind, "metric": task.metric, "split": split, "labels": list(task.labels)}
-    notes = (*_notes(subjects, task), *_threshold_note(subjects, split))
-    return Evaluation(
-        about, results[0], results[1] if teacher is not None else None, differences, MACS_LENGTH, seed, notes
-    )
+    return differences
 
 
 def _check_models(models: Sequence[Evaluable], task: Task) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,12 @@ from bertcompress.compressors.layer_mapping.compressor import LayerMappingSearch
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import featurize
 from bertcompress.data.sources import resolve_model
+from bertcompress.downstream.scores import check as check_downstream
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import default_pooler, spec_from_config
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.evaluation.cost import estimate_cost
-from bertcompress.model import head_for
+from bertcompress.model import head_for, spec_for
 from bertcompress.pipeline.chain import check_objectives, objective_of
 from bertcompress.pipeline.run import TEACHER
 from bertcompress.training.estimate import estimate_forward_seconds, estimate_seconds
@@ -28,6 +30,8 @@ from bertcompress.training.settings import TrainingSettings
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from bertcompress.data.base import Task
+    from bertcompress.downstream.settings import Downstream
     from bertcompress.pipeline.run import Run
 
 MIB = 2**20
@@ -66,26 +70,58 @@ def plan_run(run: Run) -> list[PlannedStep]:
     teacher = run.fine_tune.plan(spec_from_config(read_config(source), head), run.task)
     chain = run.pipeline.plan(teacher, run.task)
     check_objectives(run.pipeline.steps, [spec for _, spec in chain], teacher, run.task)
-    lengths = _Lengths(run, AutoTokenizer.from_pretrained(source))
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    lengths = _Lengths(run.task, tokenizer)
     steps: list[tuple[str, Any, EncoderSpec]] = [(TEACHER, run.fine_tune, teacher)]
     steps += [(name, step, spec) for (name, step), (_, spec) in zip(run.pipeline.named_steps, chain, strict=True)]
-    return [_planned(name, step, spec, teacher, lengths) for name, step, spec in steps]
+    planned = [_planned(name, step, spec, teacher, lengths) for name, step, spec in steps]
+    return planned + _fine_tunings(run, {name: spec for name, _, spec in steps}, tokenizer)
+
+
+def _fine_tunings(run: Run, specs: Mapping[str, EncoderSpec], tokenizer: Any) -> list[PlannedStep]:
+    """Return what it takes to judge models on other tasks, a step for each model and task."""
+    if run.downstream is None:
+        return []
+    check_downstream(run.downstream, specs)
+    found = []
+    for task in run.downstream_tasks:
+        lengths = _Lengths(task, tokenizer)
+        for name in run.downstream.chosen_models(list(specs)):
+            count = run.downstream.fine_tunings()
+            label = f"{name}: {task.name}, {count} times"
+            found.append(_fine_tuning(label, run.downstream, spec_for(specs[name], task), lengths))
+    return found
+
+
+def _fine_tuning(label: str, settings: Downstream, spec: EncoderSpec, lengths: _Lengths) -> PlannedStep:
+    """Estimate all fine-tunings of a model on a task; each choice of settings may turn out to be the best."""
+    points = [settings.tuning(point, 0) for point in settings.points()]
+    known: dict[Any, PlannedStep] = {}
+    for tuning in points:  # the learning rate and its like cost nothing
+        same = dataclasses.replace(tuning, learning_rate=1e-4, warmup=0.0, weight_decay=0.0, schedule="linear")
+        if same not in known:
+            known[same] = _planned(label, tuning, spec, spec, lengths)
+        known[tuning] = known[same]
+    each = [known[tuning] for tuning in points]
+    seconds = [step.seconds for step in each]
+    total = (sum(seconds) if len(points) > 1 else 0.0) + len(settings.seeds) * sum(seconds) / len(seconds)
+    return PlannedStep(label, spec, total, max(step.memory_mib for step in each), estimate_cost(total).energy_kwh)
 
 
 class _Lengths:
     """Tokens of every example of train and validation, cut to a step's length."""
 
-    def __init__(self, run: Run, tokenizer: Any) -> None:
-        self.run, self.tokenizer = run, tokenizer
+    def __init__(self, task: Task, tokenizer: Any) -> None:
+        self.task, self.tokenizer = task, tokenizer
         self.known: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
 
     def of(self, split: str, max_length: int) -> npt.NDArray[np.int64]:
         """Return the lengths, (examples,); none where there is no such split."""
-        data = self.run.task.splits.get(split)
+        data = self.task.splits.get(split)
         if data is None:
             return np.zeros(0, np.int64)
         if (split, max_length) not in self.known:
-            kind = "embedding" if self.run.task.kind == "embedding" else None
+            kind = "embedding" if self.task.kind == "embedding" else None
             self.known[split, max_length] = featurize(
                 data, self.tokenizer, max_length=max_length, kind=kind, cache=usable_cache()
             ).lengths
@@ -96,8 +132,8 @@ def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, leng
     seconds, memory = FIXED_SECONDS, LIBRARIES_MIB + spec.bytes() / MIB
     if isinstance(step, TrainingSettings) and step.epochs > 0:
         learns = isinstance(step, Distillation)
-        objective = objective_of(step, spec, teacher, lengths.run.task) if learns else None
-        max_length = step.length_for(lengths.run.task.kind)
+        objective = objective_of(step, spec, teacher, lengths.task) if learns else None
+        max_length = step.length_for(lengths.task.kind)
         train = lengths.of("train", max_length)
         seconds += estimate_seconds(spec, teacher if learns else None, train, step, objective)
         validation = lengths.of("validation", max_length)
@@ -114,7 +150,7 @@ def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, leng
 
 def _importance_seconds(spec: EncoderSpec, step: ExtractThenDistill, lengths: _Lengths) -> float:
     """Estimate the pass that measures importance: forward and, at twice the cost, backward, in fp32."""
-    measured = lengths.of("train", step.length_for(lengths.run.task.kind))[: step.measured_examples()]
+    measured = lengths.of("train", step.length_for(lengths.task.kind))[: step.measured_examples()]
     return 3 * estimate_forward_seconds(spec, measured, dataclasses.replace(step, precision="fp32"))
 
 
@@ -124,7 +160,7 @@ def _search_seconds(spec: EncoderSpec, teacher: EncoderSpec, search: LayerMappin
     A mapping takes a distillation on a share of the texts, without the teacher, whose outputs are kept, and the
     fine-tuning on each of the tasks; what these read is taken to be as long as the texts.
     """
-    task = lengths.run.task
+    task = lengths.task
     texts = lengths.of("train", search.length_for(task.kind))
     part = texts[: max(1, round(search.proxy_share * len(texts)))]
     objective = objective_of(search, spec, teacher, task)

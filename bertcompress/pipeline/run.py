@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertcompress import __version__
 from bertcompress.compressors.base import Compressor, Context, require_task, settings_of
+from bertcompress.downstream import scores as downstream_scores
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.evaluation.evaluate import MACS_LENGTH, check_metrics, evaluate
 from bertcompress.model import Model
@@ -25,11 +26,13 @@ from bertcompress.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from bertcompress.compressors.fine_tune import FineTune
     from bertcompress.data.tasks import Task
+    from bertcompress.downstream.settings import Downstream
 
 logger = logging.getLogger(__name__)
 
 RESULTS_VERSION = 1
 TEACHER = "0-teacher"
+DOWNSTREAM = "downstream"  # the folder of finished fine-tunings, one in it for each model
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Run:
         pipeline: the compressors.
         metrics: what is measured of every model.
         folder: where everything is kept.
+        downstream: how models are fine-tuned on other tasks and scored there; None does not.
+        downstream_tasks: these tasks, loaded.
         config: the resolved settings as YAML, kept beside the results.
         command: what was typed, kept in environment.json.
     """
@@ -55,6 +60,8 @@ class Run:
     pipeline: Pipeline
     metrics: Sequence[str]
     folder: Path
+    downstream: Downstream | None = None
+    downstream_tasks: Sequence[Task] = ()
     config: str = ""
     command: str = ""
 
@@ -91,12 +98,15 @@ class Run:
         metrics, origin = self._check()
         chain = [(TEACHER, self.fine_tune), *self.pipeline.named_steps]
         steps = [(name, _lasting_settings(step)) for name, step in chain]
-        return fingerprint(__version__, steps, self.task.fingerprint(), origin, metrics)
+        parts: list[Any] = [__version__, steps, self.task.fingerprint(), origin, metrics]
+        if self.downstream is not None:
+            parts += [settings_of(self.downstream), [task.fingerprint() for task in self.downstream_tasks]]
+        return fingerprint(*parts)
 
     def _check(self) -> tuple[tuple[str, ...], str]:
         """Plan everything; return the metrics, and a digest of the model that the teacher is made from."""
         metrics = check_metrics(self.metrics, self.task.kind, has_teacher=True)
-        self.task.scoring_split()
+        self.task.measuring_split()
         for step in (self.fine_tune, *self.pipeline.steps):
             if isinstance(step, TrainingSettings) and step.trains:
                 require_task(step.method, self.task)
@@ -106,6 +116,8 @@ class Run:
         if self.fine_tune.epochs > 0:
             build_objective(self.fine_tune.objective_weights(), student=teacher, kind=self.task.kind)
         check_objectives(self.pipeline.steps, [spec for _, spec in planned], teacher, self.task)
+        if self.downstream is not None:
+            downstream_scores.check(self.downstream, {TEACHER: teacher, **dict(planned)})
         return metrics, digest(base.spec.to_dict(), base.labels, _tokenizer_facts(base), base.network)
 
     def _base(self) -> Model:
@@ -130,7 +142,25 @@ class Run:
             before, made = folder.step(name), model_fingerprint(record)
             teacher = teacher or made
             made_of = [made, teacher]
+        self._fine_tune_elsewhere(folder, judged)
         return folder.write("results.json", to_json(self._results(judged)))
+
+    def _fine_tune_elsewhere(self, folder: RunFolder, judged: Sequence[dict[str, Any]]) -> None:
+        """Add to what was found of the models how they do on other tasks once they are fine-tuned on them."""
+        if self.downstream is None:
+            return
+        chosen = self.downstream.chosen_models([entry["name"] for entry in judged])
+        for entry in judged:
+            name = entry["name"]
+            if name in chosen:
+                kept = folder.path / DOWNSTREAM / name
+                kept.mkdir(parents=True, exist_ok=True)
+                model = Model.from_pretrained(folder.step(name))
+                settings, tasks = self.downstream, self.downstream_tasks
+                entry["downstream"] = downstream_scores.downstream_scores(
+                    model, settings, tasks, folder=kept, label=name
+                )
+                folder.write("results.json", to_json(self._results(judged)))
 
     def _make(self, folder: RunFolder, name: str, step: Compressor, before: Path | None, mark: str) -> dict[str, Any]:
         """Do one step and move it into its place; `before` is what it works on, None for the teacher."""
@@ -157,7 +187,7 @@ class Run:
 
     def _results(self, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return what results.json says."""
-        split, _ = self.task.scoring_split()
+        split, _ = self.task.measuring_split()
         counts = {name: len(data) for name, data in self.task.splits.items()}
         return {
             "format_version": RESULTS_VERSION,

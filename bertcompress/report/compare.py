@@ -23,6 +23,7 @@ METRIC_NAMES = {
     "entity_f1": "entity F1",
     "entity_f1_strict": "entity F1 (strict)",
     "token_accuracy": "word accuracy",
+    "downstream": "mean score after fine-tuning",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bertcompress.report import breakdown, compare, describe, mappings, notes, tables, text
+from bertcompress.report import breakdown, compare, describe, downstream, mappings, notes, tables, text
 from bertcompress.report.breakdown import Breakdown, Departure
 from bertcompress.report.departures import TITLE
 from bertcompress.report.page import comparison, task_words, warnings
@@ -16,8 +16,8 @@ from bertcompress.report.text import markdown as escape
 
 def render_markdown(runs: Sequence[Run]) -> str:
     """Return the Markdown that reports one run, or compares several; equal runs give equal text."""
-    parts = [*_headline(runs), *_chains(runs), *_models(runs), *_mappings(runs), *_departures(runs), *_costs(runs)]
-    parts += [*_settings(runs), *_definitions(runs)]
+    parts = [*_headline(runs), *_chains(runs), *_models(runs), *_downstream(runs), *_mappings(runs)]
+    parts += [*_departures(runs), *_costs(runs), *_settings(runs), *_definitions(runs)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -49,6 +49,22 @@ def _chains(runs: Sequence[Run]) -> list[str]:
             )
         lines += [f"- **{escape(name)}**: planned, not finished" for name in run.unfinished]
     return ["## The pipeline", "\n".join(lines) or "No model is finished yet."]
+
+
+def _downstream(runs: Sequence[Run]) -> list[str]:
+    entries = downstream.found_in([entry for run in runs for entry in run.entries])
+    if not entries:
+        return []
+    columns = downstream.heads(entries)
+    rows = [
+        [escape(entry.name), *(f"{mean} ({spread})" if spread else mean for mean, spread in found)]
+        for entry, found in ((entry, downstream.cells(entry, columns)) for entry in entries)
+    ]
+    parts = [grid(["Model", *(escape(f"{title}, {unit}") for title, unit in columns)], rows)]
+    tried = [[escape(each) for each in row] for row in downstream.chosen_rows(entries)]
+    if tried:
+        parts += [downstream.CHOSEN, grid(downstream.TRIED_HEADS, tried)]
+    return [f"## {downstream.TITLE}", downstream.ABOUT, *parts]
 
 
 def _mappings(runs: Sequence[Run]) -> list[str]:

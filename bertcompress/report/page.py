@@ -7,7 +7,7 @@ from importlib import resources
 from itertools import count
 from string import Template
 
-from bertcompress.report import compare, departures, mappings, sections, text
+from bertcompress.report import compare, departures, downstream, mappings, sections, text
 from bertcompress.report.charts import Numbered
 from bertcompress.report.runs import Entry, Run
 from bertcompress.report.text import escape
@@ -24,6 +24,7 @@ def render_html(runs: Sequence[Run]) -> str:
     parts = [
         sections.chains(runs),
         sections.models(models, runs),
+        downstream.of_models(models),
         sections.trade_offs(models),
         mappings.of_models(models),
         departures.of_models(models),

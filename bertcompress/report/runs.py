@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -51,8 +52,8 @@ class Entry:
 
     @property
     def metric(self) -> str:
-        """Name of the task's primary metric."""
-        return str(self.task.get("metric") or "score")
+        """Name of the task's primary metric; of text without labels, the mean over the tasks fine-tuned on."""
+        return str(self.task.get("metric") or ("downstream" if self.downstream else "score"))
 
     @property
     def kind(self) -> str:
@@ -77,7 +78,20 @@ class Entry:
     @property
     def score(self) -> float | None:
         """Value of the primary metric."""
+        if self.metric == "downstream":
+            return self.score_downstream
         return text.number(text.mapping(self.values.get("scores")).get(self.metric))
+
+    @property
+    def downstream(self) -> Mapping[str, Any]:
+        """What was found on other tasks after fine-tuning, by task; empty where that was not done."""
+        return text.mapping(self.values.get("downstream"))
+
+    @property
+    def score_downstream(self) -> float | None:
+        """Mean over these tasks of the mean main score over seeds."""
+        means = [fmean(each["scores"][each["metric"]]) for each in self.downstream.values()]
+        return fmean(means) if means else None
 
     @property
     def score_interval(self) -> tuple[float, float] | None:
@@ -92,7 +106,9 @@ class Entry:
 
     @property
     def examples(self) -> int | None:
-        """Number of examples that were scored."""
+        """Number of examples that were scored; None where the score is that of other tasks."""
+        if self.metric == "downstream":
+            return None
         count = text.number(self.values.get("examples"))
         return None if count is None else int(count)
 

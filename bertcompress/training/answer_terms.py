@@ -46,6 +46,7 @@ class HardTerm(Term):
     name = "hard"
     needs_teacher = False
     needs_labels = True
+    needs_logits = True
 
     def __init__(self, kind: str) -> None:
         """Take the task's kind, one of `KINDS`."""
@@ -75,6 +76,7 @@ class SoftTerm(Term):
     """T^2 KL(teacher || student) of the probabilities at temperature T; in question answering the mean of two."""
 
     name = "soft"
+    needs_logits = True
 
     def __init__(self, temperature: float, kind: str = "classification") -> None:
         """Take the temperature, above 0, and the task's kind."""
@@ -102,6 +104,7 @@ class LogitsTerm(Term):
     """Squared error of the logits, mean over the classes; in question answering mean over the window's tokens."""
 
     name = "logits"
+    needs_logits = True
 
     def __init__(self, kind: str = "classification") -> None:
         """Take the task's kind."""
@@ -138,6 +141,7 @@ class EmbeddingTerm(Term):
     """
 
     name = "embedding"
+    needs_logits = True
 
     def __init__(self, narrow: int, wide: int, seed: int = 0) -> None:
         """Build the map from the student's width to the teacher's, if they differ, from `seed`."""

@@ -64,12 +64,14 @@ def estimate_seconds(
     if not plan.total:
         return 0.0
     needs = frozenset() if objective is None else objective.needs
+    logits = objective is None or objective.needs_logits
     with preserved():
         features = _random_features(plan.lengths, student)
         live = teacher is not None and objective is not None and _live(objective, teacher, plan.lengths, cache_mib)
-        total = _training_seconds(student, teacher if live else None, features, settings, needs)
+        total = _training_seconds(student, teacher if live else None, features, settings, needs, logits)
         if teacher is not None and not live:
-            total += estimate_forward_seconds(teacher, plan.lengths, settings, needs)
+            read = objective is None or objective.needs_teacher_logits
+            total += estimate_forward_seconds(teacher, plan.lengths, settings, needs, logits=read)
     return total
 
 
@@ -78,6 +80,8 @@ def estimate_forward_seconds(
     lengths: NDArray[np.integer[Any]],
     settings: TrainingSettings,
     needs: Collection[str] = frozenset(),
+    *,
+    logits: bool = True,
 ) -> float:
     """Return the seconds that one pass without gradients over examples of these lengths takes, as a score does."""
     with preserved():
@@ -88,7 +92,7 @@ def estimate_forward_seconds(
 
         def run(place: int) -> None:
             with evaluating(network), torch.inference_mode(), autocast(precision, torch.device("cpu")):
-                run_network(network, features.collate(batches[place]), sorted(needs))
+                run_network(network, features.collate(batches[place]), sorted(needs), logits=logits)
 
         return _extrapolated(run, [_padded(batch, features.lengths) for batch in batches])
 
@@ -99,11 +103,12 @@ def _training_seconds(
     features: Features,
     settings: TrainingSettings,
     needs: Collection[str],
+    logits: bool,
 ) -> float:
-    objective, outputs = _probe(needs, teacher is not None), None
+    objective, outputs = _probe(needs, teacher is not None, logits), None
     if teacher is not None:
         limits = {"max_tokens": settings.max_tokens, "precision": settings.precision}
-        outputs = TeacherOutputs(build(teacher), features, needs=needs, cache_mib=0, **limits)  # type: ignore[arg-type]
+        outputs = TeacherOutputs(build(teacher), features, needs=needs, cache_mib=0, logits=logits, **limits)  # type: ignore[arg-type]
     session = Session(build(student), objective, features, settings, outputs, None, "estimate")
     plan = session.plan
     epoch = range(min(plan.total, plan.steps_per_epoch))
@@ -119,9 +124,9 @@ def _training_seconds(
         session.close()
 
 
-def _probe(needs: Collection[str], with_teacher: bool) -> Objective:
+def _probe(needs: Collection[str], with_teacher: bool, logits: bool) -> Objective:
     probe = _Probe()
-    probe.needs, probe.needs_teacher = frozenset(needs), with_teacher  # type: ignore[misc]
+    probe.needs, probe.needs_teacher, probe.needs_logits = frozenset(needs), with_teacher, logits  # type: ignore[misc]
     return Objective({"probe": probe}, {"probe": 1.0})
 
 
@@ -155,7 +160,10 @@ def _random_features(lengths: NDArray[np.int64], spec: EncoderSpec) -> Features:
 
 def _live(objective: Objective, teacher: EncoderSpec, lengths: NDArray[np.int64], cache_mib: float) -> bool:
     """Return whether the teacher would run along in every epoch."""
-    return objective.needs_live_teacher or _kept_mib(teacher, lengths, objective.teacher_places) > cache_mib
+    kept = _kept_mib(teacher, lengths, objective.teacher_places)
+    if objective.needs_teacher_logits and teacher.head.task == "masked_lm":
+        kept += int(lengths.sum()) * teacher.embeddings.vocab_size * 4 / MIB
+    return objective.needs_live_teacher or kept > cache_mib
 
 
 def _kept_mib(spec: EncoderSpec, lengths: NDArray[np.int64], places: Mapping[str, Collection[int]]) -> float:

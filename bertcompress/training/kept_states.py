@@ -131,7 +131,7 @@ class KeptOutputs:
         """Say where they lie, and what they depend on."""
         self.folder, self._contents = folder, contents
 
-    def read(self, logits: KeptLogits) -> bool:
+    def read(self, logits: KeptLogits | None) -> bool:
         """Take logits from the folder if all that lies there is whole and of these contents; states are mapped."""
         manifest = self.folder / MANIFEST
         if not manifest.is_file():
@@ -147,13 +147,16 @@ class KeptOutputs:
             if not (self.folder / name).is_file() or sha256(self.folder / name) != checksum:
                 logger.warning("%s is damaged; the teacher's outputs are computed again", self.folder / name)
                 return False
-        logits.values = torch.from_numpy(np.load(self.folder / LOGITS, allow_pickle=False))
+        if logits is not None:
+            logits.values = torch.from_numpy(np.load(self.folder / LOGITS, allow_pickle=False))
         return True
 
-    def write(self, logits: KeptLogits, states: StatesCache | None) -> None:
+    def write(self, logits: KeptLogits | None, states: StatesCache | None) -> None:
         """Keep what was computed; complete once the manifest is there."""
-        np.save(self.folder / LOGITS, logits.values.numpy(), allow_pickle=False)
-        paths = [self.folder / LOGITS]
+        paths = []
+        if logits is not None:
+            np.save(self.folder / LOGITS, logits.values.numpy(), allow_pickle=False)
+            paths.append(self.folder / LOGITS)
         if states is not None:
             states.flush()
             paths += states.paths.values()

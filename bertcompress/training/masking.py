@@ -87,6 +87,7 @@ class MaskedTerm(Term):
     name = "mlm"
     unit = "masked"
     needs_teacher = False
+    needs_logits = True
 
     def __init__(self, masking: Masking) -> None:
         """Take how tokens are hidden; the training loop hides them."""

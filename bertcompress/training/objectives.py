@@ -86,6 +86,16 @@ class Objective(nn.Module):
         return any(term.needs_teacher for term in self._terms())
 
     @property
+    def needs_logits(self) -> bool:
+        """Whether any term reads the student's logits."""
+        return any(term.needs_logits for term in self._terms())
+
+    @property
+    def needs_teacher_logits(self) -> bool:
+        """Whether any term reads the teacher's logits."""
+        return any(term.needs_logits and term.needs_teacher for term in self._terms())
+
+    @property
     def needs_labels(self) -> bool:
         """Whether any term reads labels."""
         return any(term.needs_labels for term in self._terms())

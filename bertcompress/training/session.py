@@ -181,7 +181,8 @@ class Session:
         batch = {name: tensor.to(self.device) for name, tensor in collated.items()}
         taught = None if self.teacher is None else self.teacher.batch(indices, batch)
         with autocast(self.precision, self.device):
-            output = run_network(self.network, batch, sorted(self.objective.needs))
+            needs = sorted(self.objective.needs)
+            output = run_network(self.network, batch, needs, logits=self.objective.needs_logits)
             loss: Tensor = self.objective(output, taught, batch, counts)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()

@@ -44,15 +44,20 @@ NEEDS = ("hidden_states", "attention_scores", *PROJECTIONS)
 MIB = 2**20
 
 
-def run_network(network: nn.Module, batch: Mapping[str, Tensor], needs: Collection[str] = ()) -> Any:
+def run_network(
+    network: nn.Module, batch: Mapping[str, Tensor], needs: Collection[str] = (), *, logits: bool = True
+) -> Any:
     """Return the network's ModelOutput for a collated batch, with the outputs named in `needs` beside the logits.
 
     Its `logits` are those of `task_logits`, whatever the head. Queries, keys and values are (B, L, heads * head size),
-    one for each attention operation.
+    one for each attention operation. Without `logits` the head is not run: that of a masked LM, with a logit for each
+    word of the vocabulary and each token, costs more than several layers.
     """
     wanted = {f"output_{'projections' if need in PROJECTIONS else need}": True for need in needs}
-    output = network(**{name: batch[name] for name in INPUTS}, **wanted)
-    output["logits"] = task_logits(output, batch["attention_mask"])
+    body = network if logits else getattr(network, "encoder", network)
+    output = body(**{name: batch[name] for name in INPUTS}, **wanted)
+    if logits:
+        output["logits"] = task_logits(output, batch["attention_mask"])
     for need in PROJECTIONS.keys() & set(needs):
         output[need] = tuple(each[:, :, PROJECTIONS[need]].flatten(2) for each in output.projections)
     return output
@@ -88,6 +93,7 @@ class TeacherOutputs:
         folder: Path | None = None,
         places: Mapping[str, Collection[int]] | None = None,
         keep: bool = True,
+        logits: bool = True,
     ) -> None:
         """Take the network and the examples; nothing is computed before the first batch.
 
@@ -103,6 +109,7 @@ class TeacherOutputs:
                 goes with this object, if None.
             places: which entries of each of `needs` are read (an objective's `teacher_places`); None: all.
             keep: whether anything may be kept; not where an objective `needs_live_teacher`.
+            logits: whether logits are read (an objective's `needs_teacher_logits`).
 
         Raises:
             ConfigError: an unknown name in `needs`.
@@ -111,7 +118,7 @@ class TeacherOutputs:
             if need not in NEEDS:
                 raise ConfigError(f"TeacherOutputs.needs: got {need!r}, allowed are {allowed(NEEDS)}.")
         self.network = network
-        self.needs = frozenset(needs)
+        self.needs, self.logits = frozenset(needs), logits
         self._features, self._max_tokens = features, max_tokens
         self._cache_mib, self._folder, self._places, self._keep = cache_mib, folder, places, keep
         self._state = process_state()
@@ -123,7 +130,8 @@ class TeacherOutputs:
     @property
     def live(self) -> bool:
         """Whether the teacher runs again for every batch; known once `prepare` has run."""
-        return (bool(self.needs) and self._cache is None) or (self._prepared and self._logits is None)
+        lacking = self._prepared and (not self._keep or (self.logits and self._logits is None))
+        return (bool(self.needs) and self._cache is None) or lacking
 
     def fingerprint(self) -> str:
         """Return a digest of the teacher's weights and arithmetic."""
@@ -139,7 +147,8 @@ class TeacherOutputs:
             return
         shortest = np.argsort(self._features.lengths, kind="stable")[:1]
         example = self._forward(self._collate(shortest))
-        self._logits = KeptLogits.plan(example.logits, self._features, self._cache_mib)
+        if self.logits:
+            self._logits = KeptLogits.plan(example.logits, self._features, self._cache_mib)
         if self._folder is None or self._state.num_processes > 1:
             self._fill(example)
             return
@@ -155,7 +164,6 @@ class TeacherOutputs:
             self._cache = self._plan_cache(example, None if kept is None else kept.folder)
         if self.live:
             return
-        assert self._logits is not None
         if kept is None:
             self._pass_over_all()
         elif not kept.read(self._logits):
@@ -165,7 +173,8 @@ class TeacherOutputs:
     def _contents(self) -> str:
         """Return a digest of all that kept outputs depend on."""
         places = None if self._places is None else {need: sorted(each) for need, each in sorted(self._places.items())}
-        return digest(self.network, self._precision, self._features.fingerprint(), sorted(self.needs), places)
+        facts = [self._precision, self._features.fingerprint(), sorted(self.needs), places, self.logits]
+        return digest(self.network, *facts)
 
     def batch(self, indices: NDArray[np.int64], collated: Mapping[str, Tensor]) -> Any:
         """Return the teacher's ModelOutput for a batch, padded as the batch is.
@@ -175,7 +184,8 @@ class TeacherOutputs:
             collated: the same examples as `Features.collate` gives them, on the training's device.
 
         Returns:
-            `.logits`, and what was asked for in `needs`; entries that `places` leaves out may be None.
+            `.logits`, if they are read, and what was asked for in `needs`; entries that `places` leaves out may be
+            None.
         """
         self.prepare()
         if self.live:
@@ -191,7 +201,7 @@ class TeacherOutputs:
     def _forward(self, batch: Mapping[str, Tensor]) -> Any:
         # no_grad and not inference_mode: terms may save these tensors for their own backward pass.
         with evaluating(self.network), torch.no_grad(), autocast(self._precision, self._state.device):
-            return run_network(self.network, batch, sorted(self.needs))
+            return run_network(self.network, batch, sorted(self.needs), logits=self.logits)
 
     def _collate(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
         return {name: tensor.to(self._state.device) for name, tensor in self._features.collate(indices).items()}
@@ -213,13 +223,13 @@ class TeacherOutputs:
     def _pass_over_all(self) -> None:
         batches = evaluation_batches(self._features.lengths, self._max_tokens)
         state, logits = self._state, self._logits
-        assert logits is not None  # else it is live, and nothing is kept
         context = torch.inference_mode()
         with evaluating(self.network), context, autocast(self._precision, state.device):
             for indices in batches[state.process_index :: state.num_processes]:
-                output = run_network(self.network, self._collate(indices), sorted(self.needs))
+                output = run_network(self.network, self._collate(indices), sorted(self.needs), logits=self.logits)
                 if self._cache is not None:
                     self._cache.write(indices, output)
-                logits.write(indices, output.logits)
-        if state.num_processes > 1:  # each computed some examples and left zeros at the others
+                if logits is not None:
+                    logits.write(indices, output.logits)
+        if state.num_processes > 1 and logits is not None:  # each computed some examples and left zeros at the others
             logits.values = reduce(logits.values.to(state.device), reduction="sum").cpu()

@@ -23,6 +23,7 @@ class Term(nn.Module):
             "query_states", "key_states", "value_states".
         needs_teacher: whether the term compares with a teacher.
         needs_labels: whether the term reads the batch's labels.
+        needs_logits: whether the term reads the student's logits, and the teacher's where it compares.
         needs_pads: whether the term reads what stands at pads, which kept teacher outputs do not have.
     """
 
@@ -31,6 +32,7 @@ class Term(nn.Module):
     needs: frozenset[str] = frozenset()
     needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
     needs_pads: bool = False
 
     def forward(self, student: Any, teacher: Any, batch: Batch) -> Tensor:

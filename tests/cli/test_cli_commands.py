@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from bertcompress import cli
+from bertcompress import cli, console
 from bertcompress.compressors import METHODS
 from bertcompress.data.tasks import TASKS
 from bertcompress.encoder.network import build
@@ -294,7 +294,7 @@ def test_the_plan_is_a_table_of_sizes_and_costs() -> None:
     [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (86400, "24.0 h")],
 )
 def test_times_are_shown_in_the_unit_that_people_think_in(seconds: float, text: str) -> None:
-    assert cli._seconds(seconds) == text
+    assert console._seconds(seconds) == text
 
 
 def test_plan_prints_every_step(right_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from bertcompress.errors import BertCompressError, ConfigError, DataError
 from bertcompress.evaluation.evaluate import available_metrics, check_metrics, evaluate
 from bertcompress.evaluation.loyalty import label_loyalty, probability_loyalty
 from bertcompress.evaluation.metrics import METRICS
+from bertcompress.model import Model
 from bertcompress.predictions import Predictions
 
 
@@ -238,8 +239,30 @@ def test_loyalty_asked_for_by_name_needs_a_teacher(nli: Task) -> None:
 
 def test_text_without_a_task_cannot_be_judged(nli: Task) -> None:
     task = Task("other", "unlabelled", (), "", test=nli.test)
-    with pytest.raises(ConfigError, match="'unlabelled', allowed are 'classification'"):
-        evaluate(Scripted(logits_for(nli, 0.9, 1), NLI), task)
+    for metrics in (["accuracy"], ["efficiency", "loyalty"]):
+        with pytest.raises(
+            ConfigError, match="'unlabelled', which has nothing to score; allowed there are 'efficiency'"
+        ):
+            evaluate(
+                Scripted(logits_for(nli, 0.9, 1), NLI),
+                task,
+                teacher=Scripted(logits_for(nli, 0.9, 1), NLI),
+                metrics=metrics,
+            )
+
+
+def test_on_unlabelled_text_the_encoder_alone_is_measured(letters_tokenizer) -> None:
+    texts = make_dataset({"text": ["abc", "defg", "hi"] * 3})
+    task = Task("texts", "unlabelled", (), "", train=texts)
+    spec = EncoderSpec(
+        Embeddings(len(letters_tokenizer), 16, max_positions=32), uniform_layers(2, 16, 2, 32), Head("masked_lm")
+    )
+    model = Model.from_spec(spec, letters_tokenizer, task)
+    found = evaluate(model, task)
+    assert found.task["split"] == "train"
+    assert found.model.scores == {}
+    assert found.model.parameters == model.without_head().num_parameters() < model.num_parameters()
+    assert found.model.measured["latency"]["peak_memory_mib"] > 0
 
 
 def test_another_label_order_is_refused_for_student_teacher_and_task(nli: Task) -> None:

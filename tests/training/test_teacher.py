@@ -110,3 +110,29 @@ def test_outputs_of_another_teacher_are_kept_apart(tmp_path):
     ]
     assert not torch.equal(taught[0].logits, taught[1].logits)
     assert len(list(tmp_path.rglob("outputs.json"))) == 2
+
+
+def test_where_no_term_reads_logits_the_head_does_not_run_and_outputs_are_kept(tmp_path):
+    features, network = make_features(), make_network(make_spec(task="masked_lm", labels=0))
+    calls = []
+    network.transform.register_forward_hook(lambda module, inputs, output: calls.append(1))
+    outputs = TeacherOutputs(network, features, needs=NEEDS, precision="fp32", logits=False, folder=tmp_path)
+    indices = np.array([5, 0, 17])
+    batch = features.collate(indices)
+    taught = outputs.batch(indices, batch)
+    assert not calls
+    assert not outputs.live  # the logits of a vocabulary would not fit, but the states do
+    with torch.no_grad():
+        expected = run_network(network, batch, sorted(NEEDS))
+        alone = run_network(network, batch, sorted(NEEDS), logits=False)
+    assert "logits" not in taught
+    assert "logits" not in alone
+    for own, wanted, bare in zip(taught.hidden_states, expected.hidden_states, alone.hidden_states, strict=True):
+        mask = batch["attention_mask"].bool()
+        assert torch.allclose(own[mask], wanted[mask], atol=1e-5)
+        assert torch.equal(bare, wanted)
+    again = TeacherOutputs(network, features, needs=NEEDS, precision="fp32", logits=False, folder=tmp_path)
+    calls.clear()
+    network.encoder.register_forward_hook(lambda module, inputs, output: calls.append(1))
+    assert torch.equal(again.batch(indices, batch).hidden_states[1], taught.hidden_states[1])
+    assert len(calls) == 1  # to see what comes out; the rest was kept

@@ -102,8 +102,8 @@ def _cut(order: np.ndarray, features: Features, batches: int, batch_size: int) -
 def _restored(model: Model, batch: dict[str, Tensor], plain: dict[str, Tensor]) -> Tensor:
     """Return the squared distance of the last states with and without hidden tokens."""
     with torch.no_grad():
-        target = run_network(model.network, plain, ["hidden_states"]).hidden_states[-1]
-    states = run_network(model.network, batch, ["hidden_states"]).hidden_states[-1]
+        target = run_network(model.network, plain, ["hidden_states"], logits=False).hidden_states[-1]
+    states = run_network(model.network, batch, ["hidden_states"], logits=False).hidden_states[-1]
     mask = batch["attention_mask"].unsqueeze(-1).float()
     distance: Tensor = ((states - target).square() * mask).sum() / (mask.sum() * states.shape[-1])
     return distance

@@ -21,6 +21,7 @@ from bertcompress.compressors.layer_mapping.genes import Gene, Space, contributi
 from bertcompress.data.base import Task
 from bertcompress.data.batching import evaluation_batches
 from bertcompress.data.feature_cache import usable_cache
+from bertcompress.data.sampling import chosen, fewer_examples
 from bertcompress.errors import TrainingError
 from bertcompress.evaluation.judges import judge_for
 from bertcompress.search.board import Outcome
@@ -63,23 +64,24 @@ class Proxy:
 
         check_teacher(search.method, teacher, model, task)
         self.search, self.model, self.task, self.teacher = search, model, task, teacher
-        self.judges = [_smaller(each, search.fitness_examples, search.seed) for each in judges]
+        self.judges = [fewer_examples(each, search.fitness_examples, search.seed) for each in judges]
         assert task.train is not None
         count = max(1, round(search.proxy_share * len(task.train)))
         length = min(search.length_for(task.kind), model.max_length)
-        part = task.train.select(_chosen(len(task.train), count, search.seed))
+        part = task.train.select(chosen(len(task.train), count, search.seed))
         self.features = model.featurize(part, max_length=length, cache=usable_cache())
         self._students: dict[int, Model] = {}
-        needs = self._objective(model, None, search.seed).needs
+        objective = self._objective(model, None, search.seed)
         self.outputs = TeacherOutputs(
             teacher.network,
             self.features,
-            needs=needs,
+            needs=objective.needs,
             max_tokens=search.max_tokens,
             precision=search.precision,
             cache_mib=search.cache_mib,
             folder=folder,
-            keep=not search.count_pads,
+            keep=not objective.needs_live_teacher,
+            logits=objective.needs_teacher_logits,
         )
 
     def named(self, space: Space) -> dict[str, Gene]:
@@ -100,7 +102,7 @@ class Proxy:
         with evaluating(network), torch.inference_mode():
             for indices in rows:
                 batch = {name: each.to(device) for name, each in self.features.collate(indices).items()}
-                states = run_network(network, batch, ("hidden_states",)).hidden_states
+                states = run_network(network, batch, ("hidden_states",), logits=False).hidden_states
                 mask = batch["attention_mask"].bool()
                 for layer, (before, behind) in enumerate(pairwise(states)):
                     totals[layer] += float(torch.cosine_similarity(before[mask], behind[mask], dim=-1).sum())
@@ -180,19 +182,6 @@ class Proxy:
         assert task.validation is not None
         judge = judge_for(task, task.validation)
         return judge.selection_score(tuned.predict(task.validation, cache=usable_cache()))
-
-
-def _chosen(total: int, count: int, seed: int) -> list[int]:
-    """Return the numbers of examples drawn without replacement, rising."""
-    drawn = np.random.default_rng([seed, total]).permutation(total)[:count]
-    return sorted(drawn.tolist())
-
-
-def _smaller(task: Task, examples: int, seed: int) -> Task:
-    """Return the task with at most so many training examples."""
-    if task.train is None or len(task.train) <= examples:
-        return task
-    return dataclasses.replace(task, train=task.train.select(_chosen(len(task.train), examples, seed)))
 
 
 def summary_of(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""What the command line shows of a run: its plan, its results, and scores on other tasks, as rich's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bertcompress.encoder.spec import EncoderSpec
+    from bertcompress.pipeline.planning import PlannedStep
+
+MACS_LENGTH = 128  # tokens of the sequence that multiply-accumulates are counted for
+
+
+def plan_table(name: str, steps: Sequence[PlannedStep]) -> Table:
+    """Return the planned steps as a table.
+
+    Args:
+        name: the run's name.
+        steps: with their specs and estimated costs.
+    """
+    from rich.table import Table
+
+    table = Table(title=f"Plan of {name} (times, memory and energy are estimates)", title_justify="left")
+    table.add_column("step", overflow="fold")
+    for column in ("layers", "hidden", "parameters", f"MACs@{MACS_LENGTH}", "bytes", "time", "memory MiB", "energy Wh"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for step in steps:
+        spec = step.spec
+        sizes = (str(spec.num_layers), _widths(spec), f"{spec.parameters():,}", _giga(spec.macs(MACS_LENGTH)))
+        costs = (_seconds(step.seconds), f"{step.memory_mib:.0f}", f"{step.energy_kwh * 1000:.2f}")
+        table.add_row(step.name, *sizes, f"{spec.bytes():,}", *costs)
+    total = _seconds(sum(step.seconds for step in steps)), "", f"{sum(step.energy_kwh for step in steps) * 1000:.2f}"
+    table.add_section()
+    table.add_row("all steps", *[""] * 5, *total)
+    return table
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """Return what a run found of every model as a table; a dash where a thing was not measured."""
+    from rich.table import Table
+
+    from bertcompress.evaluation.titles import loyalty_title
+
+    task = results["task"]
+    metric = task["metric"]
+    table = Table(title=f"{results['name']}: {task['name']}, {task['split']} split", title_justify="left")
+    table.add_column("model", overflow="fold")
+    loyalty = loyalty_title(task.get("kind", ""), "label")
+    for column in (metric, "95 % interval", loyalty, "prob. loyalty", "file MiB", "p50 ms", "speed-up"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for model in results["models"]:
+        latency = model["measured"].get("latency", {})
+        interval = " to ".join(f"{end:.3f}" for end in model["score_intervals"].get(metric, ()))
+        table.add_row(
+            model["name"],
+            _number(model["scores"].get(metric), ".3f"),
+            interval or "-",
+            _number(model["loyalty"].get("label"), ".3f"),
+            _number(model["loyalty"].get("probability"), ".3f"),
+            _number(model["file_bytes"], ".1f", 2**20),
+            _number(latency.get("p50_ms"), ".2f"),
+            _number(latency.get("speedup"), ".2f") + ("x" if "speedup" in latency else ""),
+        )
+    return table
+
+
+def downstream_table(results: Mapping[str, Any]) -> Table:
+    """Return how a run's models do on other tasks once they are fine-tuned on them: mean and range over seeds."""
+    from rich.table import Table
+
+    tuned = {model["name"]: model["downstream"] for model in results["models"] if "downstream" in model}
+    table = Table(title="Fine-tuned on other tasks, in percent: mean (lowest to highest seed)", title_justify="left")
+    table.add_column("model", overflow="fold")
+    first = next(iter(tuned.values()))
+    for name, each in first.items():
+        table.add_column(f"{name}, {each['metric']}", justify="right")
+    table.add_column("mean", justify="right")
+    for model, found in tuned.items():
+        scores = [[100 * value for value in each["scores"][each["metric"]]] for each in found.values()]
+        means = [sum(values) / len(values) for values in scores]
+        cells = [
+            f"{mean:.1f} ({min(values):.1f} to {max(values):.1f})" for mean, values in zip(means, scores, strict=True)
+        ]
+        table.add_row(model, *cells, f"{sum(means) / len(means):.1f}")
+    return table
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str:
+    return "-" if value is None else format(value / unit, form)
+
+
+def _widths(spec: EncoderSpec) -> str:
+    """Return the width of the stream, or its range where layers differ."""
+    widths = [layer.hidden_size for layer in spec.layers]
+    return str(widths[0]) if len(set(widths)) == 1 else f"{min(widths)}-{max(widths)}"
+
+
+def _giga(number: int) -> str:
+    return f"{number / 1e9:.2f} G" if number >= 1e7 else f"{number / 1e6:.2f} M"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
