@@ -45,21 +45,24 @@ def results_table(results: Mapping[str, Any]) -> Table:
     from bertcompress.evaluation.titles import loyalty_title
 
     task = results["task"]
-    metric = task["metric"]
+    metric, kind = task["metric"], task.get("kind", "")
     table = Table(title=f"{results['name']}: {task['name']}, {task['split']} split", title_justify="left")
     table.add_column("model", overflow="fold")
-    loyalty = loyalty_title(task.get("kind", ""), "label")
-    for column in (metric, "95 % interval", loyalty, "prob. loyalty", "file MiB", "p50 ms", "speed-up"):
+    answers = (metric, "95 % interval", loyalty_title(kind, "label"), "prob. loyalty") if kind != "unlabelled" else ()
+    for column in (*answers, "file MiB", "p50 ms", "speed-up"):
         table.add_column(column, justify="right", no_wrap=True)
     for model in results["models"]:
         latency = model["measured"].get("latency", {})
         interval = " to ".join(f"{end:.3f}" for end in model["score_intervals"].get(metric, ()))
-        table.add_row(
-            model["name"],
+        told = (
             _number(model["scores"].get(metric), ".3f"),
             interval or "-",
             _number(model["loyalty"].get("label"), ".3f"),
             _number(model["loyalty"].get("probability"), ".3f"),
+        )
+        table.add_row(
+            model["name"],
+            *(told if answers else ()),
             _number(model["file_bytes"], ".1f", 2**20),
             _number(latency.get("p50_ms"), ".2f"),
             _number(latency.get("speedup"), ".2f") + ("x" if "speedup" in latency else ""),

@@ -22,10 +22,15 @@ class Context:
     Attributes:
         folder: for checkpoints; None trains without any.
         label: how the step is called in progress lines.
+        shared: folder where a teacher's outputs are kept for other trainings on the same texts; None keeps them for
+            this one only.
+        cache_mib: MiB of disk that they may take.
     """
 
     folder: Path | None = None
     label: str = ""
+    shared: Path | None = None
+    cache_mib: float = 2048
 
 
 @runtime_checkable

@@ -85,11 +85,11 @@ def fit(
     outputs = None
     if teacher is not None and objective.needs_teacher:
         check_teacher(method, teacher, model, task)
-        outputs = _outputs(teacher, features, objective, settings)
+        outputs = _outputs(teacher, features, objective, settings, context)
     scorer: _Scorer | HeldOutLoss | None = None
     if settings.epochs > 0 and task.kind == "unlabelled" and task.validation is not None:
         held_out = model.featurize(task.validation, max_length=max_length, cache=cache)
-        answers = _outputs(teacher, held_out, objective, settings) if teacher is not None and outputs else None
+        answers = _outputs(teacher, held_out, objective, settings, context) if teacher is not None and outputs else None
         scorer = HeldOutLoss(objective, held_out, answers, settings)
     elif settings.epochs > 0:
         scorer = _scorer(model, task, max_length, cache)
@@ -108,15 +108,20 @@ def fit(
     return result
 
 
-def _outputs(teacher: Model, features: Features, objective: Objective, settings: TrainingSettings) -> TeacherOutputs:
+def _outputs(
+    teacher: Model, features: Features, objective: Objective, settings: TrainingSettings, context: Context
+) -> TeacherOutputs:
+    again = settings.epochs > 1 or context.shared is not None  # what is read once need not be kept
     return TeacherOutputs(
         teacher.network,
         features,
         needs=objective.needs,
-        places=objective.teacher_places,
+        places=objective.teacher_places if context.shared is None else None,  # other mappings read other layers
         max_tokens=settings.max_tokens,
         precision=settings.precision,
-        keep=not objective.needs_live_teacher,
+        cache_mib=context.cache_mib,
+        folder=context.shared,
+        keep=again and not objective.needs_live_teacher,
         logits=objective.needs_teacher_logits,
     )
 

@@ -257,7 +257,8 @@ def training(entry: Entry) -> list[str]:
     curves = text.mapping(entry.values.get("curves"))
     metric = compare.metric_name(entry)
     charts = []
-    for key, title in (("loss", "Training loss"), ("score", f"Validation {metric}")):
+    held_out = "Minus the loss on held-out text" if entry.kind == "unlabelled" else f"Validation {metric}"
+    for key, title in (("loss", "Training loss"), ("score", held_out)):
         found = curve(curves.get(key))
         if found:
             charts.append(_line(title, found, entry.name, key == "score"))

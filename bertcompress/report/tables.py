@@ -83,7 +83,8 @@ def _score(entry: Entry, teacher: Entry) -> Cell:
 
 def _examples(entry: Entry, teacher: Entry) -> Cell:
     if entry.examples is None:
-        return absent("the number of examples is not recorded")
+        elsewhere = entry.metric == "downstream"
+        return absent("scored on other tasks, see below" if elsewhere else "the number of examples is not recorded")
     seeds = [text.plain(each) for each in text.sequence(entry.values.get("seeds"))]
     named = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else "seeds not recorded"
     return Cell(f"{entry.examples:,}", named, entry.examples)

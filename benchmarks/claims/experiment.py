@@ -1,0 +1,111 @@
+"""An experiment file: one run's settings, what is varied in them, and with which seeds.
+
+name: etd
+scales:
+  laptop:
+    groups:
+      - name: students              # part of every result's path
+        run: {...}                  # a run's file, see `bertcompress schema`; paths are relative to where it runs
+        seeds: [0, 1, 2]
+        axes:                       # every combination is a cell
+          start:
+            random: {compress.0.initialization: random}
+            etd-rand: {}
+          mapping: {all: {student: 2, teacher: 6, key: compress.0.mapping}}   # all rising mappings, none (0) allowed
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bertcompress.compressors.layer_mapping.genes import Space
+from bertcompress.config import RunConfig, parse_config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of an experiment.
+
+    Attributes:
+        group: that it belongs to.
+        choices: axis -> what was chosen of it.
+        seed: of everything random.
+        run: the run's settings before the changes.
+        changes: `key.path=value` texts.
+    """
+
+    group: str
+    choices: Mapping[str, str]
+    seed: int
+    run: Mapping[str, Any]
+    changes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Its path among the results."""
+        return "/".join([self.group, *self.choices.values(), f"seed-{self.seed}"])
+
+    def config(self) -> RunConfig:
+        """Return its settings, checked.
+
+        Raises:
+            ConfigFileError: something in them cannot work.
+        """
+        text = yaml.safe_dump({**self.run, "name": self.name, "seed": self.seed}, sort_keys=False)
+        config = parse_config(text, self.name, self.changes)
+        if config.downstream is None:
+            return config
+        return dataclasses.replace(config, downstream=dataclasses.replace(config.downstream, seeds=(self.seed,)))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All cells of an experiment at one scale."""
+
+    name: str
+    scale: str
+    cells: tuple[Cell, ...]
+
+
+def load(path: Path, scale: str = "laptop") -> Experiment:
+    """Read an experiment's file.
+
+    Raises:
+        ValueError: the file has no such scale.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if scale not in content["scales"]:
+        raise ValueError(f"{path}: got the scale {scale!r}, allowed are {', '.join(content['scales'])}.")
+    cells = [cell for group in content["scales"][scale]["groups"] for cell in _cells(group)]
+    return Experiment(content["name"], scale, tuple(cells))
+
+
+def _cells(group: Mapping[str, Any]) -> Iterator[Cell]:
+    """Yield all seeds of a combination, then those of the next."""
+    axes = {name: _choices(name, each) for name, each in group.get("axes", {}).items()}
+    for picked in itertools.product(*(each.items() for each in axes.values())):
+        choices = {axis: choice for axis, (choice, _) in zip(axes, picked, strict=True)}
+        changes = [f"{key}={json.dumps(value)}" for _, change in picked for key, value in change.items()]
+        for seed in group["seeds"]:
+            yield Cell(group["name"], choices, seed, group["run"], tuple(changes))
+
+
+def _choices(name: str, axis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return choice -> changes of an axis."""
+    if set(axis) != {"all"}:
+        return {str(choice): dict(changes or {}) for choice, changes in axis.items()}
+    space = Space(axis["all"]["student"], axis["all"]["teacher"], ordered=True)
+    return {written(gene): {axis["all"]["key"]: list(gene)} for gene in space.all()}
+
+
+def written(gene: Any) -> str:
+    """Return a mapping as it is called in results: 0-3-6."""
+    return "-".join(map(str, gene))

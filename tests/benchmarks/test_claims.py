@@ -1,0 +1,256 @@
+"""The claims' runner: which cells there are, each done once, and what is made of their results."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertModel
+
+from benchmarks.claims import __main__ as command
+from benchmarks.claims import etd, execute, layer_mapping, plans, texts
+from benchmarks.claims.claim import HEAD, markdown
+from benchmarks.claims.experiment import load
+from benchmarks.claims.statistics import FAILS, HOLDS, UNDECIDED, kendall, mean, spread
+from bertcompress.compressors.layer_mapping.genes import Space
+from bertcompress.encoder.spec import Embeddings, EncoderSpec, uniform_layers
+
+FILES = sorted(Path(execute.__file__).parent.glob("*.yaml"))
+TUNING = {"epochs": 1, "batch_size": 16, "precision": "fp32", "max_length": 32}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, letters_tokenizer):
+    """A folder with a teacher, texts, a task and an experiment of four cells; results are kept in it as well."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(BertConfig(vocab_size=len(letters_tokenizer), max_position_embeddings=32, **sizes)).save_pretrained(
+            tmp_path / "bert"
+        )
+    letters_tokenizer.save_pretrained(tmp_path / "bert")
+    (tmp_path / "texts.txt").write_text("".join(f"ab{letter}z cde{letter}\n" for letter in "bcdefgh" * 4))
+    (tmp_path / "task.csv").write_text("text,label\n" + "".join(f"a{c}z,x\nz{c}a,y\n" for c in "bcdefgh"))
+    files = dict.fromkeys(("train", "validation"), "task.csv")
+    run = {
+        "task": {"name": "texts", "kind": "unlabelled", "train": "texts.txt"},
+        "teacher": {"model": "bert", "epochs": 0},
+        "compress": [{"method": "extract_then_distill", "num_layers": 2, **TUNING}],
+        "evaluate": ["efficiency"],
+        "downstream": {
+            "tasks": [{"name": "few", "kind": "classification", "text": "text", "label": "label", **files}],
+            **TUNING,
+        },
+    }
+    axes = {"start": {"random": {"compress.0.initialization": "random"}, "cut": None}}
+    groups = [{"name": "students", "run": run, "seeds": [0, 3], "axes": axes}]
+    (tmp_path / "toy.yaml").write_text(
+        yaml.safe_dump({"name": "toy", "scales": {"laptop": {"groups": groups}}}, sort_keys=False)
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(execute, "KEPT", tmp_path / "kept")
+    execute._task.cache_clear()
+    execute._teacher.cache_clear()
+    execute._loaded.cache_clear()
+    return tmp_path
+
+
+def test_cells_are_all_combinations_and_seeds(place):
+    cells = load(place / "toy.yaml").cells
+    assert [cell.name for cell in cells] == [
+        "students/random/seed-0", "students/random/seed-3", "students/cut/seed-0", "students/cut/seed-3",
+    ]  # fmt: skip
+    config = cells[1].config()
+    assert config.compress[0].initialization == "random"
+    assert (config.seed, config.compress[0].seed, config.downstream.seeds) == (3, 3, (3,))
+    assert cells[2].config().compress[0].initialization == "extracted"
+    with pytest.raises(ValueError, match="got the scale 'huge', allowed are laptop"):
+        load(place / "toy.yaml", "huge")
+
+
+def test_a_cell_is_done_once_and_says_all(place, monkeypatch):
+    experiment = load(place / "toy.yaml")
+    left = execute.run(experiment, place / "work", only="cut/seed-0")
+    assert left == []
+    result = json.loads((place / "kept" / "toy" / "laptop" / "students" / "cut" / "seed-0.json").read_text())
+    assert (result["cell"], result["seed"], result["group"]) == ({"start": "cut"}, 0, "students")
+    assert result["history"][-1]["curves"]["score"][-1][1] < 0
+    assert set(result["downstream"]["few"]["scores"]) >= {"accuracy"}
+    assert result["machine"]["commit"]
+    spec = EncoderSpec(Embeddings(74, 16, max_positions=32), uniform_layers(2, 16, 2, 32))
+    assert result["compute"]["importance"] == 0
+    assert result["compute"]["distillation"] > 0
+    assert spec.num_layers == 2
+    monkeypatch.setattr(execute, "measure", lambda *given: pytest.fail("done again"))
+    assert execute.run(experiment, place / "work", only="cut/seed-0") == []
+    assert len(execute.run(experiment, place / "work", minutes=-1.0)) == 3
+
+
+def test_the_same_cell_gives_the_same_result(place):
+    cell = load(place / "toy.yaml").cells[2]
+    first, second = (execute.measure(cell, _folder(place / name), place / "shared") for name in ("a", "b"))
+    assert first["downstream"]["few"]["scores"] == second["downstream"]["few"]["scores"]
+    assert first["history"][-1]["curves"] == second["history"][-1]["curves"]
+    assert len(list((place / "shared").rglob("outputs.json"))) == 2  # training and held-out texts, for both
+
+
+def test_compute_counts_both_networks_and_the_importance_pass(place):
+    teacher = EncoderSpec(Embeddings(74, 16, max_positions=32), uniform_layers(4, 16, 2, 32))
+    student = EncoderSpec(Embeddings(74, 16, max_positions=32), uniform_layers(2, 16, 2, 32))
+    (step,) = load(place / "toy.yaml").cells[2].config().compress
+    found = execute.compute([step], student, teacher, examples=100, tokens=8)
+    assert found == {"distillation": 100 * (3 * student.macs(8) + teacher.macs(8)), "importance": 0}
+
+
+def _folder(path):
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("scale", ["laptop", "full"])
+def test_every_cell_of_the_experiments_is_well_formed(path, scale, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "claims").mkdir(parents=True)
+    (tmp_path / "runs" / "claims" / "texts.txt").write_text("a text\n")
+    cells = load(path, scale).cells
+    assert len({cell.name for cell in cells}) == len(cells)
+    for cell in cells:
+        assert cell.config().downstream is not None
+    assert {cell.seed for cell in cells} == {0, 1, 2}
+
+
+def test_a_mean_is_decided_by_its_interval():
+    assert mean([1.0, 1.1, 0.9]).verdict() == HOLDS
+    assert mean([-1.0, -1.1, -0.9]).verdict() == FAILS
+    assert mean([1.0, -1.1, 0.9]).verdict() == UNDECIDED
+    assert mean([5.0]).verdict() == UNDECIDED
+    found = mean([1.0, 2.0, 3.0])
+    assert (found.low, found.high) == (
+        pytest.approx(2 - 4.302653 / math.sqrt(3)),
+        pytest.approx(2 + 4.302653 / math.sqrt(3)),
+    )
+
+
+def test_ranks_and_spread():
+    assert kendall([1, 2, 3, 4], [10, 20, 30, 40]).value == 1
+    assert kendall(list(range(10)), list(range(10))[::-1]).verdict() == FAILS
+    random = np.random.default_rng(0)
+    true, noise, chance = spread(random.normal(0, 1, (50, 3)) + 3 * np.arange(50)[:, None])
+    assert true == pytest.approx(np.std(3 * np.arange(50), ddof=1), rel=0.05)
+    assert noise == pytest.approx(1, rel=0.2)
+    assert chance < 1e-6
+    true, noise, chance = spread(random.normal(0, 1, (50, 3)))
+    assert true < 0.6
+    assert chance > 0.01
+
+
+def student(objective, start, budget, seed, score, loss):
+    tasks = {"sst2": {"metric": "accuracy", "scores": {"accuracy": [score]}}}
+    cell = {"objective": objective, "size": "3x384", "start": start, "budget": budget}
+    curves = {"score": [[1, -2 * loss], [2, -loss]]}
+    return {
+        "group": "students", "cell": cell, "seed": seed, "downstream": tasks, "history": [{"curves": curves}],
+        "compute": {"distillation": 1e12, "importance": 1e10},
+    }  # fmt: skip
+
+
+def test_verdicts_on_extraction_follow_from_paired_seeds():
+    results = []
+    for seed, noise in enumerate((0.0, 0.01, -0.01)):
+        results += [
+            student("tinybert", "random", "1", seed, 0.80 + noise, 1.0),
+            student("tinybert", "etd-rand", "1", seed, 0.85 + noise, 0.8),
+            student("tinybert", "etd-rand", "0.3", seed, 0.75 + noise, 1.2),
+            student("tinybert", "etd-impt", "1", seed, 0.80 - noise, 0.8),
+        ]
+    found = {(claim.says.split()[0], "0.3" in claim.says): claim for claim in etd.claims(results)}
+    assert {key: claim.verdict for key, claim in found.items()} == {
+        ("ETD-Rand", False): HOLDS, ("ETD-Rand", True): FAILS, ("ETD-Impt", False): UNDECIDED,
+    }  # fmt: skip
+    assert "+5.00" in found["ETD-Rand", False].measured
+    assert "-0.20" in found["ETD-Rand", False].measured
+    rows = etd.table(results)
+    assert len(rows) == 1 + 4
+    assert all(len(row) == len(rows[0]) for row in rows)
+    assert "| tinybert | 3x384 | random | 1 |" in markdown(rows)
+
+
+def mapped(group, gene, seed, scores):
+    tasks = {name: {"metric": "accuracy", "scores": {"accuracy": [value / 100]}} for name, value in scores.items()}
+    return {"group": group, "cell": {"mapping": "-".join(map(str, gene))}, "seed": seed, "downstream": tasks}
+
+
+def planted(noise):
+    """Results where a mapping's worth is how near it is to (2, 5), and is the same for all tasks."""
+    random = np.random.default_rng(1)
+    results = [
+        mapped("space", gene, 0, dict.fromkeys(layer_mapping.SEEN, 80 - sum(map(abs, np.subtract(gene, (1, 3, 6))))))
+        for gene in Space(3, 6, ordered=True).all()
+    ]
+    for gene in Space(2, 6, ordered=True).all():
+        worth = 80 - abs(gene[0] - 2) - abs(gene[1] - 5)
+        for seed in range(3):
+            for group in ("proxy", "full"):
+                tasks = (*layer_mapping.SEEN, "rte")
+                results.append(mapped(group, gene, seed, {name: worth + noise * random.normal() for name in tasks}))
+    return results
+
+
+def test_a_planted_mapping_is_found_and_beats_every_heuristic():
+    claims = {claim.says: claim for claim in layer_mapping.claims(planted(0.05))}
+    assert {claim.verdict for claim in claims.values()} == {HOLDS}
+    assert any(
+        "+1.00" in claim.measured or "+0.9" in claim.measured for says, claim in claims.items() if "ranks" in says
+    )
+    assert sum("beats" in says for says in claims) >= 5
+    assert all("(2-5) beats" in says for says in claims if "beats" in says)
+
+
+def test_where_all_mappings_are_alike_nothing_is_claimed():
+    claims = list(layer_mapping.claims(planted_alike()))
+    assert {claim.verdict for claim in claims if "difference" in claim.says} == {UNDECIDED}
+    assert [claim.verdict for claim in claims if "ranks" in claim.says] == [UNDECIDED]
+
+
+def planted_alike():
+    random = np.random.default_rng(3)
+    return [
+        mapped(group, gene, seed, {name: 80 + random.normal() for name in (*layer_mapping.SEEN, "rte")})
+        for gene in Space(2, 6, ordered=True).all()
+        for seed in range(3)
+        for group in ("proxy", "full")
+    ]
+
+
+def test_the_table_is_written_from_what_is_kept(place, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="no result of any experiment"):
+        command.main(["table"])
+    for result in planted(0.05):
+        path = place / "kept" / "layer_mapping" / "laptop" / result["group"] / result["cell"]["mapping"]
+        path.mkdir(parents=True, exist_ok=True)
+        result |= {"machine": {"hardware": {"cpu": "a processor"}, "commit": "abc"}, "measured": {"seconds": 60.0}}
+        (path / f"seed-{result['seed']}.json").write_text(json.dumps(result))
+    command.main(["table"])
+    text = (place / "kept" / "README.md").read_text()
+    assert "| " + " | ".join(HEAD) + " |" in text
+    assert "245 cells; distillation took 245 minutes of one process on a processor; commits abc." in text
+    assert capsys.readouterr().out.strip() == text.strip()
+
+
+def test_texts_are_the_same_every_time_and_of_three_kinds(data_root):
+    first, second = (texts.sample(data_root, 30) for _ in range(2))
+    assert first == second
+    assert len(first) == len(set(first)) == 90
+    assert all(8 <= len(text.split()) <= 40 and "<unk>" not in text for text in first)
+
+
+def test_a_plan_checks_every_cell_and_estimates(place):
+    told = plans.plan(place / "toy.yaml", "laptop")
+    assert told.count("multiply-accumulates") == 4
+    assert "4 cells, about" in told
