@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
 import sys
 
@@ -17,7 +18,17 @@ import bertcompress as bc
 
 pytest.importorskip("benchmarks", reason="the benchmarks are part of the repository, not of the source archive")
 
-from benchmarks.peers import common, evaluation, evaluation_memory, evaluation_sides, forward, training, training_run
+from benchmarks.peers import (
+    common,
+    distillation,
+    distillation_run,
+    evaluation,
+    evaluation_memory,
+    evaluation_sides,
+    forward,
+    training,
+    training_run,
+)
 
 
 @pytest.fixture
@@ -223,3 +234,59 @@ def test_absent_data_is_explained(monkeypatch):
     monkeypatch.delenv("BERTCOMPRESS_DATA", raising=False)
     with pytest.raises(SystemExit, match="Set BERTCOMPRESS_DATA to the folder"):
         training.main(["--examples", "1"])
+
+
+@pytest.fixture
+def distillation_job(tmp_path, tiny_model, tiny_task):
+    """A distillation that any side can do, of a student of two layers from a teacher of four."""
+    task = bc.load_task(tiny_task)
+    teacher = bc.Model.from_pretrained(tiny_model, task=task)
+    student = bc.ExtractThenDistill(num_layers=2, epochs=0).compress(teacher, task)
+    folders = training.save_twice(student, tmp_path / "student"), training.save_twice(teacher, tmp_path / "teacher")
+    return distillation_run.Job("ours", "soft", *folders, tiny_task, examples=64, epochs=2, seed=0)
+
+
+@pytest.mark.parametrize("objective", ["soft", "hidden"])
+@pytest.mark.parametrize("side", list(distillation_run.SIDES))
+def test_every_side_distils_in_as_many_steps(distillation_job, objective, side):
+    package = distillation.PACKAGES.get(side)
+    if package is not None:
+        pytest.importorskip(
+            package, reason="a peer of the benchmark; pip install textbrewer silverspoon-kd tensorboard"
+        )
+    before = distillation_run.final_loss(
+        distillation_job,
+        bc.Model.from_pretrained(f"{distillation_job.student}/ours"),
+        bc.load_task(distillation_job.task),
+    )
+    found = distillation_run.measure(dataclasses.replace(distillation_job, side=side, objective=objective))
+    assert found["steps"] == 4
+    assert found["examples_per_second_from_second_epoch"] > 0
+    assert math.isfinite(found["loss"])
+    assert found["loss"] != before
+
+
+def test_distillations_end_in_ratios_of_one_round(tmp_path, tiny_model, tiny_task, monkeypatch):
+    monkeypatch.setattr(distillation, "sides_of", lambda objective: ["ours", "trainer"])
+    rates = {"ours": 30.0, "trainer": 10.0}
+
+    def execute(job):
+        rate = rates[job.side] * (1 + job.seed)
+        again = {"examples_per_second": rate, "examples_per_second_from_second_epoch": 2 * rate}
+        return {"side": job.side, **again, "loss": 0.5}
+
+    output = tmp_path / "distillation.json"
+    options = ["--model", tiny_model, "--task", tiny_task, "--examples", "32", "--student-layers", "2", "--rounds", "2"]
+    distillation.main([*options, "--output", str(output)], execute)
+    found = json.loads(output.read_text())
+    for objective in ("soft", "hidden"):
+        assert found[objective]["ours_over"]["trainer"]["examples_per_second"]["median"] == pytest.approx(3.0)
+        assert found[objective]["final_loss"]["ours"]["mean"] == 0.5
+        assert len(found[objective]["runs"]) == 4
+    assert {"commit", "load_before"} <= found["machine"].keys()
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(distillation.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="silverspoon_kd is not installed; pip install"):
+        distillation.sides_of("soft")
