@@ -60,9 +60,18 @@ def _write_texts(count: int) -> None:
 
 
 def results_of(name: str, scale: str = "laptop") -> list[dict[str, Any]]:
-    """Return all results of an experiment that are kept."""
-    paths = sorted((execute.KEPT / name / scale).rglob("seed-*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """Return the results of an experiment that are kept and were made with today's settings, on one set of texts.
+
+    Raises:
+        SystemExit: they were made on different texts.
+    """
+    experiment = load(Path(claims.__file__).with_name(f"{name}.yaml"), scale)
+    places = {execute.kept_at(experiment, cell): cell for cell in experiment.cells}
+    done = [place for place, cell in places.items() if execute.is_done(place, cell)]
+    found = [json.loads(place.read_text(encoding="utf-8")) for place in done]
+    if len({each["texts"]["fingerprint"] for each in found}) > 1:
+        sys.exit(f"{execute.KEPT / name}: its results were made on different texts; remove those of one of them.")
+    return found
 
 
 def _write_table() -> None:
@@ -88,9 +97,10 @@ def _machines(found: Sequence[Mapping[str, Any]]) -> str:
     cpus = sorted({each["machine"]["hardware"]["cpu"] for each in found})
     commits = sorted({each["machine"]["commit"] for each in found})
     minutes = sum(each["measured"]["seconds"] for each in found) / 60
+    texts = found[0]["texts"]["examples"]
     return (
-        f"{len(found)} cells; distillation took {minutes:.0f} minutes of one process on {', '.join(cpus)}; commits "
-        f"{', '.join(commits)}.\n"
+        f"{len(found)} cells on {texts:,} texts; distillation took {minutes:.0f} minutes of one process on "
+        f"{', '.join(cpus)}; commits {', '.join(commits)}.\n"
     )
 
 
@@ -98,8 +108,9 @@ INTRODUCTION = """# Claims of the papers, measured again
 
 Written by `python -m benchmarks.claims table` from the raw results beside this file; how to measure them again stands
 in `benchmarks/claims/__init__.py`. All of it is at a laptop's scale: the teacher is the built-in MiniLM, the texts are
-3,000 sentences, the tasks have few examples. A verdict holds for that scale alone. Intervals are of 95 %, over seeds
-(Student's) or over mappings (bootstrap); "undecided" says that the interval includes 0. Scores are in percent.
+a few thousand sentences, the tasks have few examples. A verdict holds for that scale alone. Intervals are of 95 %, over
+seeds (Student's) or over mappings (bootstrap); "undecided" says that the interval includes what it is held against.
+Scores are in percent.
 
 """
 

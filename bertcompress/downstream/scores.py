@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from bertcompress.model import Model
 
 logger = logging.getLogger(__name__)
+CHECKPOINTS = ".checkpoints"  # of fine-tunings under way, below the folder of what is finished
 DRAW = 0  # seed of the examples that are drawn where there are more than `max_examples`
 
 
@@ -82,7 +85,7 @@ def downstream_scores(
         model: of any head; each task gets a new one, drawn from the seed.
         settings: tasks, grid and seeds.
         tasks: as `load_tasks` gives them; loaded if left out.
-        folder: where finished fine-tunings and checkpoints are kept; None keeps nothing.
+        folder: where finished fine-tunings, and checkpoints below it, are kept; None keeps nothing.
         label: what the model is called in progress lines.
 
     Raises:
@@ -92,9 +95,6 @@ def downstream_scores(
     settings.fine_tune.plan(model.spec, None)
     tuner = _Tuner(model, settings, folder, label)
     found = {task.name: tuner.scores(task) for task in tasks or load_tasks(settings)}
-    for stray in folder.iterdir() if folder is not None else ():
-        if stray.is_dir():
-            shutil.rmtree(stray)  # checkpoints of fine-tunings that were interrupted and are not wanted any more
     return found
 
 
@@ -114,7 +114,8 @@ class _Tuner:
                 {"settings": point, "score": self.one(task, point, settings.choosing_seed)["validation"]}
                 for point in points
             ]
-            points = [max(tried, key=lambda each: each["score"])["settings"]]  # the first of equals
+            best = max(tried, key=lambda each: -math.inf if each["score"] is None else each["score"])
+            points = [best["settings"]]  # the first of equals
         runs = [self.one(task, points[0], seed) for seed in settings.seeds]
         split, data = task.scoring_split()
         tuning = settings_of(settings.tuning(points[0], settings.seeds[0]))
@@ -141,12 +142,14 @@ class _Tuner:
         kept = self.folder / f"{task.name}-{key}.json"
         found = _read(kept)
         if found is None:
-            work = kept.with_suffix("")
+            work = self.folder / CHECKPOINTS / kept.stem
             found = self.tuned(task, tuning, work)
             draft = kept.with_suffix(".draft")
             draft.write_text(json.dumps(found, sort_keys=True), encoding="utf-8")
             draft.replace(kept)
             shutil.rmtree(work, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process may have one there
+                work.parent.rmdir()
         return found
 
     def tuned(self, task: Task, tuning: FineTune, work: Path | None) -> dict[str, Any]:

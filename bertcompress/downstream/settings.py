@@ -47,6 +47,8 @@ class Downstream:
             raise ConfigError(
                 f"Downstream.models: got {self.models!r}, allowed are 'all', 'last', or a list of steps' names."
             )
+        if not self.models:
+            raise ConfigError("Downstream.models: got none, allowed are 'all', 'last', or steps' names.")
         self._check_seeds()
         if self.max_examples is not None and self.max_examples < 1:
             raise ConfigError(

@@ -160,6 +160,7 @@ class Run:
                 entry["downstream"] = downstream_scores.downstream_scores(
                     model, settings, tasks, folder=kept, label=name
                 )
+                shutil.rmtree(kept / downstream_scores.CHECKPOINTS, ignore_errors=True)
                 folder.write("results.json", to_json(self._results(judged)))
 
     def _make(self, folder: RunFolder, name: str, step: Compressor, before: Path | None, mark: str) -> dict[str, Any]:

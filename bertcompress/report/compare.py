@@ -288,7 +288,11 @@ def same_conditions(runs: Sequence[Run]) -> bool:
 def same_task(runs: Sequence[Run]) -> bool:
     """Whether the runs' scores can be compared: same task, split, metric and number of examples."""
     keys = {
-        (str(run.task.get("name")), str(run.task.get("split")), str(run.task.get("metric")), entry.examples)
+        (
+            *(str(run.task.get(name)) for name in ("name", "split", "metric")),
+            entry.examples,
+            tuple(sorted(entry.downstream)) if entry.metric == "downstream" else (),
+        )
         for run in runs
         for entry in run.entries[-1:]
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -18,8 +19,8 @@ ABOUT = (
 )
 CHOSEN = (
     "The settings of each fine-tuning were chosen on validation, with a seed that is not among those reported. On a "
-    "task that is scored on validation, the epoch was chosen there as well, as is usual for GLUE: such scores are a "
-    "little optimistic, for all models alike."
+    "task that is scored on validation, settings and epoch were chosen there as well, as is usual for GLUE: such "
+    "scores are a little optimistic, for all models alike."
 )
 TRIED_HEADS = ("Model", "Task", "Chosen", "Tried as well")
 
@@ -60,18 +61,19 @@ def found_in(entries: Sequence[Entry]) -> list[Entry]:
 
 def heads(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     """Return title and unit of each column: the tasks with metric and split, in the order of the first model."""
-    tasks = {name: each for entry in reversed(entries) for name, each in entry.downstream.items()}
-    named = [(name, f"{_metric(each)}, {each['split']}") for name, each in tasks.items()]
+    named = list(dict.fromkeys(_column(name, each) for entry in entries for name, each in entry.downstream.items()))
     return [*named, ("Mean", text.counted(len(named), "task"))]
 
 
 def cells(entry: Entry, columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return mean and range of each column for a model; a dash where it was not fine-tuned on a task."""
-    found = []
-    for name, _ in columns[:-1]:
-        values = main_scores(entry.downstream[name]) if name in entry.downstream else []
-        found.append((_percent(fmean(values)), _range(values)) if values else (text.DASH, ""))
-    return [*found, (_percent(entry.score_downstream or 0.0), "")]
+    own = {_column(name, each): main_scores(each) for name, each in entry.downstream.items()}
+    found = [
+        (_percent(fmean(own[column])), _range(own[column])) if column in own else (text.DASH, "")
+        for column in columns[:-1]
+    ]
+    mean = entry.score_downstream if len(own) == len(columns) - 1 else None  # means over other tasks do not compare
+    return [*found, (text.DASH if mean is None else _percent(mean), "")]
 
 
 def chosen_rows(entries: Sequence[Entry]) -> list[tuple[str, str, str, str]]:
@@ -81,15 +83,21 @@ def chosen_rows(entries: Sequence[Entry]) -> list[tuple[str, str, str, str]]:
         for name, each in entry.downstream.items():
             tried = [(_written(one["settings"]), one["score"]) for one in each["tried"]]
             if tried:
-                best = max(tried, key=lambda one: one[1])
-                others = "; ".join(f"{words}: {_percent(score)}" for words, score in tried if words != best[0])
-                rows.append((entry.name, name, f"{best[0]}: {_percent(best[1])}", others))
+                told = [f"{words}: {'failed' if score is None else _percent(score)}" for words, score in tried]
+                best = max(
+                    range(len(tried)), key=lambda place: -math.inf if tried[place][1] is None else tried[place][1]
+                )
+                rows.append((entry.name, name, told[best], "; ".join(told[:best] + told[best + 1 :])))
     return rows
 
 
 def main_scores(each: Mapping[str, Any]) -> list[float]:
     """Return a task's main score for each seed."""
     return list(each["scores"][each["metric"]])
+
+
+def _column(name: str, each: Mapping[str, Any]) -> tuple[str, str]:
+    return name, f"{_metric(each)}, {each['split']}"
 
 
 def _metric(each: Mapping[str, Any]) -> str:

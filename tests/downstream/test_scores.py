@@ -17,6 +17,8 @@ from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_lay
 from bertcompress.errors import ConfigError
 from bertcompress.evaluation.judges import judge_for
 from bertcompress.model import Model
+from bertcompress.report.downstream import cells, chosen_rows, heads
+from bertcompress.report.runs import Entry
 from bertcompress.training.checkpoint import Checkpoints
 from bertcompress.training.session import Session
 
@@ -119,6 +121,26 @@ def test_no_fine_tuning_is_done_twice(model, letters, count, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
+def test_what_else_lies_in_the_folder_is_left_alone(model, letters, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    downstream_scores(model, settings_of(seeds=[0]), [letters], folder=tmp_path)
+    assert (tmp_path / "other" / "file").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_choice_whose_score_is_no_number_is_not_taken(model, letters, monkeypatch):
+    def tuned(tuner, task, tuning, work):
+        validation = None if tuning.learning_rate == 1.0 else 0.5
+        return {"validation": validation, "scores": {"accuracy": 0.5}, "seconds": 1.0}
+
+    monkeypatch.setattr(scores._Tuner, "tuned", tuned)
+    found = downstream_scores(model, settings_of(grid={"learning_rate": [1.0, 1e-3]}), [letters])["letters"]
+    assert found["settings"]["learning_rate"] == 1e-3
+    entry = Entry("run", {"name": "0-teacher", "downstream": {"letters": found}}, {}, None)
+    assert chosen_rows([entry]) == [("0-teacher", "letters", "learning rate 0.001: 50.0", "learning rate 1.0: failed")]
+
+
 def test_a_damaged_record_is_made_again_with_the_same_result(model, letters, tmp_path):
     first = downstream_scores(model, settings_of(seeds=[0]), [letters], folder=tmp_path)["letters"]["scores"]
     (kept,) = tmp_path.iterdir()
@@ -182,6 +204,7 @@ def test_fewer_examples_are_the_same_ones_for_all(tmp_path):
     [
         ({"tasks": "sst2"}, "Downstream.tasks: got 'sst2', allowed is a list"),
         ({"tasks": []}, "Downstream.tasks"),
+        ({"models": []}, "Downstream.models: got none"),
         ({"models": "first"}, "Downstream.models: got 'first', allowed are 'all', 'last'"),
         ({"seeds": []}, "Downstream.seeds"),
         ({"seeds": [0, 0]}, "Downstream.seeds"),
@@ -206,3 +229,30 @@ def test_models_are_chosen_by_name():
     assert settings_of(models=["2-distill", "0-teacher"]).chosen_models(names) == ["0-teacher", "2-distill"]
     with pytest.raises(ConfigError, match="got '3-distill', allowed are '0-teacher', '1-distill', '2-distill'"):
         settings_of(models=["3-distill"]).chosen_models(names)
+
+
+def entry_of(name, **tasks):
+    found = {
+        task: {"metric": "accuracy", "split": split, "scores": {"accuracy": values}, "tried": []}
+        for task, (split, values) in tasks.items()
+    }
+    return Entry("run", {"name": name, "downstream": found}, {}, None)
+
+
+def test_means_over_different_tasks_are_not_set_side_by_side():
+    entries = [
+        entry_of("both", sst2=("validation", [0.8, 0.9]), mrpc=("test", [0.5])),
+        entry_of("one", sst2=("validation", [0.7])),
+        entry_of("other split", sst2=("test", [0.6])),
+    ]
+    columns = heads(entries)
+    assert columns == [
+        ("sst2", "accuracy, validation"), ("mrpc", "accuracy, test"), ("sst2", "accuracy, test"), ("Mean", "3 tasks"),
+    ]  # fmt: skip
+    assert cells(entries[0], columns) == [
+        ("85.0", "80.0 to 90.0"),
+        ("50.0", "one seed"),
+        ("\u2013", ""),
+        ("\u2013", ""),
+    ]
+    assert cells(entries[0], heads(entries[:1]))[-1] == ("67.5", "")
