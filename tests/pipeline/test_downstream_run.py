@@ -67,6 +67,7 @@ def test_models_are_judged_by_what_they_learn_elsewhere(agnostic, fresh_place):
     assert reproducible(fresh_place / "run" / "results.json") == before
 
 
+@pytest.mark.slow
 def test_only_the_last_model_where_that_is_asked_for(agnostic, fresh_place):
     config = load_config(agnostic, ["downstream.models=last", "downstream.grid={}", "downstream.seeds=[0]"])
     runs.run(config, fresh_place / "run")
@@ -98,6 +99,7 @@ def test_the_plan_has_a_row_for_the_fine_tunings(agnostic):
     assert all(step.seconds > 0 for step in steps)
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_the_scores(agnostic, fresh_place):
     done = cli("run", agnostic, "--output", fresh_place / "run", "--set", "downstream.seeds=[0]")
     assert done.returncode == 0, done.stderr
