@@ -71,23 +71,23 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 
 def downstream_table(results: Mapping[str, Any]) -> Table:
-    """Return how a run's models do on other tasks once they are fine-tuned on them: mean and range over seeds."""
+    """Return how a run's models do on other tasks once they are fine-tuned on them, with the report's own figures."""
     from rich.table import Table
 
-    tuned = {model["name"]: model["downstream"] for model in results["models"] if "downstream" in model}
-    table = Table(title="Fine-tuned on other tasks, in percent: mean (lowest to highest seed)", title_justify="left")
+    from bertcompress.report import downstream
+    from bertcompress.report.runs import Entry
+
+    models = [Entry(results["name"], model, results["task"], None) for model in results["models"]]
+    tuned = downstream.found_in(models)
+    columns = downstream.heads(tuned)
+    table = Table(title=downstream.TITLE, title_justify="left", caption="\n".join(downstream.notes(tuned)))
+    table.caption_justify = "left"
     table.add_column("model", overflow="fold")
-    first = next(iter(tuned.values()))
-    for name, each in first.items():
-        table.add_column(f"{name}, {each['metric']}", justify="right")
-    table.add_column("mean", justify="right")
-    for model, found in tuned.items():
-        scores = [[100 * value for value in each["scores"][each["metric"]]] for each in found.values()]
-        means = [sum(values) / len(values) for values in scores]
-        cells = [
-            f"{mean:.1f} ({min(values):.1f} to {max(values):.1f})" for mean, values in zip(means, scores, strict=True)
-        ]
-        table.add_row(model, *cells, f"{sum(means) / len(means):.1f}")
+    for title, unit in columns:
+        table.add_column(f"{title}, {unit}", justify="right")
+    for entry in tuned:
+        found = downstream.cells(entry, columns)
+        table.add_row(entry.name, *(f"{mean} ({spread})" if spread else mean for mean, spread in found))
     return table
 
 

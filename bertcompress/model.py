@@ -199,7 +199,8 @@ class Model:
         """Return the encoder alone, as it is used for embeddings; its weights are shared with this model."""
         if self.spec.head.task == "none":
             return self
-        network = build(self.spec.replace(head=Head(pooler=self.spec.head.pooler)))
+        pooler = "none" if self.spec.head.task == "masked_lm" else self.spec.head.pooler  # which has none
+        network = build(self.spec.replace(head=Head(pooler=pooler)), seed=0)
         own = network.state_dict()
         bare = {name.removeprefix("encoder."): tensor for name, tensor in self.network.state_dict().items()}
         network.load_state_dict({name: bare[name] for name in own}, assign=True)

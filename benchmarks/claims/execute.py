@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import logging
@@ -96,9 +95,9 @@ def measure(cell: Cell, folder: Path, shared: Path) -> dict[str, Any]:
     history = model.history[len(teacher.history) :]
     found: dict[str, Any] = {}
     if config.downstream is not None:
+        tasks = _loaded(json.dumps([list(config.downstream.tasks), config.downstream.max_examples]))
         tuned = folder / mark / "downstream"
-        tuned.mkdir(parents=True, exist_ok=True)
-        found = downstream_scores(model, config.downstream, _downstream(config), folder=tuned, label=cell.name)
+        found = downstream_scores(model, config.downstream, tasks, folder=tuned, label=cell.name)
     return {
         "cell": dict(cell.choices),
         "group": cell.group,
@@ -174,12 +173,6 @@ def _task(source: str) -> Task:
 @functools.lru_cache(maxsize=2)
 def _teacher(name: str, source: str) -> Model:
     return Model.from_pretrained(name, _task(source))
-
-
-def _downstream(config: RunConfig) -> list[Task]:
-    assert config.downstream is not None
-    settings = dataclasses.replace(config.downstream, grid={}, seeds=(0,))
-    return _loaded(json.dumps([list(settings.tasks), settings.max_examples]))
 
 
 @functools.lru_cache(maxsize=2)

@@ -88,12 +88,8 @@ def fit(
         check_teacher(method, teacher, model, task)
         outputs = _outputs(teacher, features, objective, settings, context)
     scorer: _Scorer | HeldOutLoss | None = None
-    if settings.epochs > 0 and task.kind == "unlabelled" and task.validation is not None:
-        held_out = model.featurize(task.validation, max_length=max_length, cache=cache)
-        answers = None
-        if teacher is not None and outputs is not None:
-            answers = _outputs(teacher, held_out, objective, settings, context, scored=True)
-        scorer = HeldOutLoss(objective, held_out, answers, settings)
+    if settings.epochs > 0 and task.kind == "unlabelled":
+        scorer = _held_out(model, task, objective, settings, teacher if outputs is not None else None, context)
     elif settings.epochs > 0:
         scorer = _scorer(model, task, max_length, cache)
     result = train(
@@ -109,6 +105,20 @@ def fit(
     if isinstance(scorer, _Scorer) and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
         model.null_threshold = scorer.judge.best_threshold(scorer.predictions(model.network))[0]
     return result
+
+
+def _held_out(
+    model: Model, task: Task, objective: Objective, settings: TrainingSettings, teacher: Model | None, context: Context
+) -> HeldOutLoss | None:
+    """Return what scores a network by its loss on the validation split; None where there is no such split."""
+    if task.validation is None:
+        return None
+    max_length = min(settings.length_for(task.kind), model.max_length)
+    features = model.featurize(task.validation, max_length=max_length, cache=usable_cache())
+    answers = None
+    if teacher is not None:
+        answers = _outputs(teacher, features, objective, settings, context, scored=True)
+    return HeldOutLoss(objective, features, answers, settings)
 
 
 def _outputs(

@@ -9,9 +9,7 @@ from typing import Any
 from bertcompress.config import checks
 from bertcompress.config.values import build, fields_of, unknown_keys
 from bertcompress.data.yaml_positions import Problem, Value
-from bertcompress.downstream.settings import Downstream
-
-SEEDED = ("seed", "trackers")  # of a fine-tuning, not to be set here, where there are seeds
+from bertcompress.downstream.settings import SEEDED, Downstream
 
 
 def read_downstream(

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bertcompress.config import checks
-from bertcompress.config.downstream import SEEDED
 from bertcompress.config.run_config import Methods, RunConfig, known_methods
 from bertcompress.config.values import MAPPINGS, SEQUENCES, fields_of, is_fixed, is_required, members
-from bertcompress.downstream.settings import Downstream
+from bertcompress.downstream.settings import SEEDED, Downstream
 from bertcompress.errors import ConfigError
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

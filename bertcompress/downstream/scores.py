@@ -18,7 +18,7 @@ from bertcompress.data.base import has_labels
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.sampling import fewer_examples
 from bertcompress.data.tasks import load_task
-from bertcompress.downstream.settings import Downstream
+from bertcompress.downstream.settings import SEEDED, Downstream
 from bertcompress.errors import ConfigError
 from bertcompress.evaluation.judges import judge_for
 from bertcompress.training.checkpoint import digest
@@ -94,8 +94,7 @@ def downstream_scores(
     """
     settings.fine_tune.plan(model.spec, None)
     tuner = _Tuner(model, settings, folder, label)
-    found = {task.name: tuner.scores(task) for task in tasks or load_tasks(settings)}
-    return found
+    return {task.name: tuner.scores(task) for task in tasks or load_tasks(settings)}
 
 
 class _Tuner:
@@ -103,7 +102,11 @@ class _Tuner:
 
     def __init__(self, model: Model, settings: Downstream, folder: Path | None, label: str) -> None:
         self.model, self.settings, self.folder, self.label = model, settings, folder, label
-        self.mark = digest(__version__, model.spec.to_dict(), model.network) if folder is not None else ""
+        self.mark = ""
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            words = sorted(model.tokenizer.get_vocab().items())
+            self.mark = digest(__version__, model.spec.to_dict(), words, model.network)
 
     def scores(self, task: Task) -> dict[str, Any]:
         """Choose the settings and return the scores with every seed."""
@@ -127,7 +130,7 @@ class _Tuner:
             "examples": {"train": len(task.train), split: len(data)},
             "tried": tried,
             "choosing_seed": settings.choosing_seed if tried else None,
-            "settings": {name: value for name, value in tuning.items() if name not in ("seed", "trackers")},
+            "settings": {name: value for name, value in tuning.items() if name not in SEEDED},
             "seeds": list(settings.seeds),
             "scores": {name: [run["scores"][name] for run in runs] for name in runs[0]["scores"]},
             "measured": {"seconds": [run["seconds"] for run in runs]},

@@ -11,7 +11,7 @@ from typing import Any
 from bertcompress.compressors.fine_tune.compressor import FineTune
 from bertcompress.errors import ConfigError, allowed
 
-_OWN = ("seed", "trackers")  # of FineTune, not to be set here
+SEEDED = ("seed", "trackers")  # of FineTune, not to be set here, where there are seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Downstream:
             )
 
     def _check_values(self, name: str, values: Any) -> None:
-        names = [each.name for each in dataclasses.fields(FineTune) if each.name not in _OWN]
+        names = [each.name for each in dataclasses.fields(FineTune) if each.name not in SEEDED]
         if name not in names:
             raise ConfigError(f"Downstream.grid.{name}: got {name!r}, allowed are {allowed(names)}.")
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:

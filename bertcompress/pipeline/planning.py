@@ -30,6 +30,7 @@ from bertcompress.training.settings import TrainingSettings
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from bertcompress.compressors.fine_tune import FineTune
     from bertcompress.data.base import Task
     from bertcompress.downstream.settings import Downstream
     from bertcompress.pipeline.run import Run
@@ -87,25 +88,27 @@ def _fine_tunings(run: Run, specs: Mapping[str, EncoderSpec], tokenizer: Any) ->
     for task in run.downstream_tasks:
         lengths = _Lengths(task, tokenizer)
         for name in run.downstream.chosen_models(list(specs)):
-            count = run.downstream.fine_tunings()
-            label = f"{name}: {task.name}, {count} times"
+            label = f"{name}: {task.name}, {run.downstream.fine_tunings()} times"
             found.append(_fine_tuning(label, run.downstream, spec_for(specs[name], task), lengths))
     return found
 
 
 def _fine_tuning(label: str, settings: Downstream, spec: EncoderSpec, lengths: _Lengths) -> PlannedStep:
     """Estimate all fine-tunings of a model on a task; each choice of settings may turn out to be the best."""
-    points = [settings.tuning(point, 0) for point in settings.points()]
-    known: dict[Any, PlannedStep] = {}
-    for tuning in points:  # the learning rate and its like cost nothing
-        same = dataclasses.replace(tuning, learning_rate=1e-4, warmup=0.0, weight_decay=0.0, schedule="linear")
-        if same not in known:
-            known[same] = _planned(label, tuning, spec, spec, lengths)
-        known[tuning] = known[same]
-    each = [known[tuning] for tuning in points]
-    seconds = [step.seconds for step in each]
-    total = (sum(seconds) if len(points) > 1 else 0.0) + len(settings.seeds) * sum(seconds) / len(seconds)
-    return PlannedStep(label, spec, total, max(step.memory_mib for step in each), estimate_cost(total).energy_kwh)
+    known: dict[FineTune, PlannedStep] = {}
+    seconds, memory = [], 0.0
+    split, _ = lengths.task.scoring_split()
+    for point in settings.points():
+        # The learning rate and its like cost nothing, so such choices are timed once.
+        tuning = dataclasses.replace(settings.tuning(point, 0), learning_rate=1e-4, warmup=0.0, weight_decay=0.0)
+        if tuning not in known:
+            known[tuning] = _planned(label, tuning, spec, spec, lengths)
+        scored = lengths.of(split, tuning.length_for(lengths.task.kind))
+        seconds.append(known[tuning].seconds + estimate_forward_seconds(spec, scored, tuning))
+        memory = max(memory, known[tuning].memory_mib)
+    tried = sum(seconds) if len(seconds) > 1 else 0.0
+    total = tried + len(settings.seeds) * sum(seconds) / len(seconds)
+    return PlannedStep(label, spec, total, memory, estimate_cost(total).energy_kwh)
 
 
 class _Lengths:

@@ -153,12 +153,9 @@ class Run:
         for entry in judged:
             name = entry["name"]
             if name in chosen:
-                kept = folder.path / DOWNSTREAM / name
-                kept.mkdir(parents=True, exist_ok=True)
-                model = Model.from_pretrained(folder.step(name))
-                settings, tasks = self.downstream, self.downstream_tasks
+                kept, model = folder.path / DOWNSTREAM / name, Model.from_pretrained(folder.step(name))
                 entry["downstream"] = downstream_scores.downstream_scores(
-                    model, settings, tasks, folder=kept, label=name
+                    model, self.downstream, self.downstream_tasks, folder=kept, label=name
                 )
                 shutil.rmtree(kept / downstream_scores.CHECKPOINTS, ignore_errors=True)
                 folder.write("results.json", to_json(self._results(judged)))

@@ -17,11 +17,6 @@ ABOUT = (
     "Each model was fine-tuned on each task with a new head. The figure is the task's main score, in percent: the mean "
     "over the seeds, and below it the lowest and the highest. The last column is the mean over tasks."
 )
-CHOSEN = (
-    "The settings of each fine-tuning were chosen on validation, with a seed that is not among those reported. On a "
-    "task that is scored on validation, settings and epoch were chosen there as well, as is usual for GLUE: such "
-    "scores are a little optimistic, for all models alike."
-)
 TRIED_HEADS = ("Model", "Task", "Chosen", "Tried as well")
 
 
@@ -48,10 +43,30 @@ def of_models(models: Sequence[Numbered]) -> str:
     titles = "".join(f'<th scope="col">{each}</th>' for each in TRIED_HEADS)
     grid = f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
     parts = [f'<div class="scroll" role="region" aria-label="Scores on other tasks" tabindex="0">{table}</div>']
+    parts += [f'<p class="about">{escape(each)}</p>' for each in notes(entries)]
     if tried:
-        parts.append(f'<p class="about">{escape(CHOSEN)}</p>')
         parts.append(f'<div class="scroll" role="region" aria-label="Settings tried" tabindex="0">{grid}</div>')
     return sections.section("downstream", TITLE, escape(ABOUT), *parts)
+
+
+def notes(entries: Sequence[Entry]) -> list[str]:
+    """Return what has to be known of the figures: seeds, training examples, and what was chosen on what is scored."""
+    found = [(name, each) for entry in entries for name, each in entry.downstream.items()]
+    seeds = {text.listed([str(seed) for seed in each["seeds"]]) for _, each in found}
+    trained = dict.fromkeys(f"{name} {each['examples']['train']:,}" for name, each in found)
+    told = [f"Seeds: {'; or '.join(sorted(seeds))}. Training examples: {', '.join(trained)}."]
+    tried = sorted({each["choosing_seed"] for _, each in found if each["tried"]})
+    if tried:
+        told.append(
+            f"Settings were chosen on validation, with seed {' or '.join(map(str, tried))}, which is not reported."
+        )
+    same = dict.fromkeys(name for name, each in found if each["split"] == "validation")
+    if same:
+        told.append(
+            f"{text.listed(list(same))}: scored on the split that the epoch{' and the settings' if tried else ''} "
+            "were chosen on, as is usual for GLUE, so a little too high, for all models alike."
+        )
+    return told
 
 
 def found_in(entries: Sequence[Entry]) -> list[Entry]:
@@ -84,9 +99,8 @@ def chosen_rows(entries: Sequence[Entry]) -> list[tuple[str, str, str, str]]:
             tried = [(_written(one["settings"]), one["score"]) for one in each["tried"]]
             if tried:
                 told = [f"{words}: {'failed' if score is None else _percent(score)}" for words, score in tried]
-                best = max(
-                    range(len(tried)), key=lambda place: -math.inf if tried[place][1] is None else tried[place][1]
-                )
+                scores = [-math.inf if score is None else score for _, score in tried]
+                best = scores.index(max(scores))
                 rows.append((entry.name, name, told[best], "; ".join(told[:best] + told[best + 1 :])))
     return rows
 

@@ -61,9 +61,9 @@ def _downstream(runs: Sequence[Run]) -> list[str]:
         for entry, found in ((entry, downstream.cells(entry, columns)) for entry in entries)
     ]
     parts = [grid(["Model", *(escape(f"{title}, {unit}") for title, unit in columns)], rows)]
+    parts += [escape(each) for each in downstream.notes(entries)]
     tried = [[escape(each) for each in row] for row in downstream.chosen_rows(entries)]
-    if tried:
-        parts += [downstream.CHOSEN, grid(downstream.TRIED_HEADS, tried)]
+    parts += [grid(downstream.TRIED_HEADS, tried)] if tried else []
     return [f"## {downstream.TITLE}", downstream.ABOUT, *parts]
 
 

@@ -68,6 +68,7 @@ def estimate_seconds(
     with preserved():
         features = _random_features(plan.lengths, student)
         live = teacher is not None and objective is not None and _live(objective, teacher, plan.lengths, cache_mib)
+        live = live or settings.epochs <= 1  # what is read once is not kept
         total = _training_seconds(student, teacher if live else None, features, settings, needs, logits)
         if teacher is not None and not live:
             read = objective is None or objective.needs_teacher_logits

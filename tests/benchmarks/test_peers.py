@@ -254,12 +254,10 @@ def test_every_side_distils_in_as_many_steps(distillation_job, objective, side):
         pytest.importorskip(
             package, reason="a peer of the benchmark; pip install textbrewer silverspoon-kd tensorboard"
         )
-    before = distillation_run.final_loss(
-        distillation_job,
-        bc.Model.from_pretrained(f"{distillation_job.student}/ours"),
-        bc.load_task(distillation_job.task),
-    )
-    found = distillation_run.measure(dataclasses.replace(distillation_job, side=side, objective=objective))
+    job = dataclasses.replace(distillation_job, side=side, objective=objective)
+    task = bc.load_task(job.task)
+    before = distillation_run.final_loss(job, bc.Model.from_pretrained(f"{job.student}/ours", task=task), task)
+    found = distillation_run.measure(job)
     assert found["steps"] == 4
     assert found["examples_per_second_from_second_epoch"] > 0
     assert math.isfinite(found["loss"])

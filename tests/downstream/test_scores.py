@@ -17,7 +17,7 @@ from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_lay
 from bertcompress.errors import ConfigError
 from bertcompress.evaluation.judges import judge_for
 from bertcompress.model import Model
-from bertcompress.report.downstream import cells, chosen_rows, heads
+from bertcompress.report.downstream import cells, chosen_rows, heads, notes
 from bertcompress.report.runs import Entry
 from bertcompress.training.checkpoint import Checkpoints
 from bertcompress.training.session import Session
@@ -256,3 +256,16 @@ def test_means_over_different_tasks_are_not_set_side_by_side():
         ("\u2013", ""),
     ]
     assert cells(entries[0], heads(entries[:1]))[-1] == ("67.5", "")
+
+
+def test_notes_tell_seeds_examples_and_what_was_chosen_where(model, letters, monkeypatch):
+    monkeypatch.setattr(
+        scores._Tuner, "tuned", lambda *_: {"validation": 0.5, "scores": {"accuracy": 0.5}, "seconds": 1.0}
+    )
+    plain = downstream_scores(model, settings_of(), [letters])
+    assert notes([Entry("run", {"downstream": plain}, {}, None)]) == ["Seeds: 3 and 0. Training examples: letters 96."]
+    bare = dataclasses.replace(letters, test=None)
+    chosen = downstream_scores(model, settings_of(grid={"learning_rate": [1e-3, 1e-4]}), [bare])
+    told = notes([Entry("run", {"downstream": chosen}, {}, None)])
+    assert told[1] == "Settings were chosen on validation, with seed 1, which is not reported."
+    assert told[2].startswith("letters: scored on the split that the epoch and the settings were chosen on")

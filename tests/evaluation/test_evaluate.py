@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bertcompress.data.base import Task, make_dataset
 from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_layers
@@ -255,9 +256,17 @@ def test_on_unlabelled_text_the_encoder_alone_is_measured(letters_tokenizer) -> 
     texts = make_dataset({"text": ["abc", "defg", "hi"] * 3})
     task = Task("texts", "unlabelled", (), "", train=texts)
     spec = EncoderSpec(
-        Embeddings(len(letters_tokenizer), 16, max_positions=32), uniform_layers(2, 16, 2, 32), Head("masked_lm")
+        Embeddings(len(letters_tokenizer), 16, max_positions=32),
+        uniform_layers(2, 16, 2, 32),
+        Head("masked_lm", 0, "tanh"),
     )
     model = Model.from_spec(spec, letters_tokenizer, task)
+    before = torch.get_rng_state()
+    alone = model.without_head()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert alone.spec.head == Head()
+    assert torch.equal(alone.network.embeddings.word.weight, model.network.encoder.embeddings.word.weight)
+    assert alone.network.embeddings.word.weight.data_ptr() == model.network.encoder.embeddings.word.weight.data_ptr()
     found = evaluate(model, task)
     assert found.task["split"] == "train"
     assert found.model.scores == {}
