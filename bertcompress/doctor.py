@@ -107,7 +107,7 @@ def _instructions(flags: list[str], unknown: str) -> Iterator[Finding]:
     has_bf16, has_int8 = bool(BF16.intersection(flags)), bool(INT8.intersection(flags))
     hint = "" if has_bf16 else "precision: auto trains in fp32 here"
     yield Finding("bf16", "native" if has_bf16 else "none", hint)
-    hint = "" if has_int8 else "int8 models are small on this processor, but hardly faster"
+    hint = "" if has_int8 else "int8 models are small on this processor, but no faster than in float"
     yield Finding("int8 dot products", "native" if has_int8 else "none", hint)
 
 

@@ -1,4 +1,4 @@
-"""Linear maps and embeddings that are stored as int8 codes and run as int8 on the CPU.
+"""Linear maps and embeddings that are stored as int8 codes, and multiplied as int8 where the processor does that well.
 
 Activations are quantized when the network runs, with one step size per token (row): an example's logits then do
 not depend on the examples that share its batch, nor on padding, which attacks and caches rely on.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bertcompress.encoder.kernels import product
+from bertcompress.encoder.kernels import int8_pays, product
 
 LEVELS = 127  # symmetric range -127..127: -128 has no positive partner
 SMALLEST = 1e-30  # peak of an all-zero row, so that nothing is divided by zero
@@ -29,12 +29,13 @@ def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 def int8_linear(inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor | None) -> Tensor:
     """Return inputs @ (codes * step).T + bias with an int8 product; inputs (..., in), codes (out, in), result float32.
 
-    Off the CPU the product is taken in float32 over the same codes: equal up to rounding.
+    Off the CPU, and on processors where int8 does not pay, the product is taken in float32 over the same codes. These
+    are whole numbers, so it is the same up to 1,040 inputs (127^2 * 1,040 < 2^24), and beyond that up to rounding.
     """
     rows = inputs.reshape(-1, inputs.shape[-1]).float()  # (rows, in)
     quantized, row_step = quantize_rows(rows)
     # torch's int8 product gives wrong numbers for an inner dimension of 1 (seen with 2.13).
-    if rows.device.type == "cpu" and rows.shape[1] > 1:
+    if rows.device.type == "cpu" and rows.shape[1] > 1 and int8_pays():
         product = torch._int_mm(quantized, codes.t())
     else:
         product = quantized.float() @ codes.float().t()

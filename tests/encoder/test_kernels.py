@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bertcompress.encoder import kernels
+from bertcompress.encoder import kernels, quantized
 from bertcompress.encoder.kernels import Linear
 
 ONEDNN = "mkldnn._linear_pointwise.default"
@@ -148,3 +148,36 @@ print(resident_mib() - before)
 def test_memory_does_not_grow_with_the_number_of_sizes():
     done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 60  # without a limit about 190
+
+
+@settings(deadline=None, max_examples=40)
+@given(rows=st.integers(1, 9), sizes=st.tuples(st.integers(2, 1040), st.integers(1, 40)), seed=st.integers(0, 99))
+def test_both_products_of_codes_are_the_same(rows, sizes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs, weight = (torch.randn(count, sizes[0], generator=generator) for count in (rows, sizes[1]))
+    codes, step = quantized.quantize_rows(weight)
+    found = []
+    for pays in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(quantized, "int8_pays", lambda pays=pays: pays)
+            found.append(quantized.int8_linear(inputs, codes, step, None))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(("times", "pays"), [((1.0, 1.0), True), ((1.9, 1.0), True), ((10.0, 1.0), False)])
+def test_where_nothing_is_known_of_the_processor_both_are_tried(monkeypatch, times, pays):
+    left = list(times)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(kernels, "_fastest", lambda run: left.pop(0))
+    assert kernels.int8_pays.__wrapped__() is pays
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert kernels.int8_pays.__wrapped__() is True  # nothing is left to try
+
+
+def test_an_int8_map_is_never_much_slower_than_its_float():
+    linear, inputs = nn.Linear(384, 1536), torch.randn(64, 384)
+    codes, step = quantized.quantize_rows(linear.weight.detach())
+    with torch.no_grad():
+        small = kernels._fastest(lambda: quantized.int8_linear(inputs, codes, step, linear.bias))
+        whole = kernels._fastest(lambda: linear(inputs))
+    assert small < 5 * whole  # it was 25 times where int8 dot products are missing
