@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,18 @@ def ratios(ours: Sequence[float], peer: Sequence[float], *, seed: int = 0) -> di
         "range": [float(each.min()), float(each.max())],
         "pairs": len(each),
     }
+
+
+def in_fresh_process(module: str, job: Any) -> dict[str, Any]:
+    """Do the job, a dataclass, by `python -m MODULE JOB RESULT` in a process of its own, and return what it wrote."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, "-m", module, json.dumps(dataclasses.asdict(job)), str(result)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{job} failed:\n{done.stderr[-4000:]}")
+        answer: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return answer
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

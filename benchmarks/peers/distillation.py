@@ -13,11 +13,8 @@ the validation split.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import bertcompress as bc
+from benchmarks.peers import common
 from benchmarks.peers.common import RESULTS, machine, ratios, require_data, write
 from benchmarks.peers.distillation_run import OBJECTIVES, SIDES, Job
 from benchmarks.peers.training import save_twice
@@ -39,14 +37,7 @@ Execute = Callable[[Job], dict[str, Any]]
 
 def in_fresh_process(job: Job) -> dict[str, Any]:
     """Do the job in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, "-m", "benchmarks.peers.distillation_run", json.dumps(dataclasses.asdict(job))]
-        done = subprocess.run([*command, str(result)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"{job.side} {job.objective} failed:\n{done.stderr[-4000:]}")
-        answer: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return answer
+    return common.in_fresh_process("benchmarks.peers.distillation_run", job)
 
 
 def sides_of(objective: str) -> list[str]:

@@ -29,8 +29,8 @@ from bertcompress.training.settings import TrainingSettings
 class DistillationTrainer(Trainer):
     """The `Trainer` subclass that tutorials show: a live teacher, soft labels and hidden states in `compute_loss`."""
 
-    def __init__(self, *, teacher: torch.nn.Module, temperature: float, pairs: Pairs, **options: Any) -> None:
-        """Take the teacher, the temperature of the soft labels, and pairs of (student layer, teacher layer)."""
+    def __init__(self, *, teacher: torch.nn.Module, temperature: float | None, pairs: Pairs, **options: Any) -> None:
+        """Take the teacher, the temperature of soft labels (None: none), and pairs (student layer, teacher layer)."""
         super().__init__(**options)
         self.teacher = teacher.to(self.args.device).eval()
         self.temperature, self.pairs = temperature, pairs
@@ -45,12 +45,14 @@ class DistillationTrainer(Trainer):
             taught = self.teacher(**inputs, output_hidden_states=bool(self.pairs))
         self.teacher_seconds += time.perf_counter() - began
         learned = model(**inputs, output_hidden_states=bool(self.pairs))
-        soft = F.kl_div(
-            F.log_softmax(learned.logits / self.temperature, dim=-1),
-            F.softmax(taught.logits / self.temperature, dim=-1),
-            reduction="batchmean",
-        )
-        loss = soft * self.temperature**2
+        loss = 0.0
+        if self.temperature is not None:
+            soft = F.kl_div(
+                F.log_softmax(learned.logits / self.temperature, dim=-1),
+                F.softmax(taught.logits / self.temperature, dim=-1),
+                reduction="batchmean",
+            )
+            loss = soft * self.temperature**2
         real = inputs["attention_mask"].bool()
         for student, teacher in self.pairs:
             loss = loss + F.mse_loss(learned.hidden_states[student][real], taught.hidden_states[teacher][real])

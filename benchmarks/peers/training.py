@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import bertcompress as bc
+from benchmarks.peers import common
 from benchmarks.peers.common import RESULTS, machine, ratios, require_data, write
 from benchmarks.peers.training_run import Job, subset
 
@@ -40,15 +38,7 @@ Execute = Callable[[Job], dict[str, Any]]
 
 def in_fresh_process(job: Job) -> dict[str, Any]:
     """Do the job in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        order = json.dumps(dataclasses.asdict(job))
-        command = [sys.executable, "-m", "benchmarks.peers.training_run", order, str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"{job.side} {job.work} failed:\n{done.stderr[-4000:]}")
-        answer: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
-    return answer
+    return common.in_fresh_process("benchmarks.peers.training_run", job)
 
 
 def save_twice(model: bc.Model, folder: Path) -> str:

@@ -26,6 +26,9 @@ from benchmarks.peers import (
     evaluation_memory,
     evaluation_sides,
     forward,
+    search,
+    search_run,
+    trainer,
     training,
     training_run,
 )
@@ -110,7 +113,6 @@ def test_the_peers_distillation_loss_is_ours(tmp_path, tiny_model, tiny_task):
     # Without dropout, on a batch of texts of several lengths: otherwise the race would be between different works.
     from transformers import AutoTokenizer
 
-    from benchmarks.peers import trainer
     from bertcompress.data.features import featurize
     from bertcompress.training.objectives import build_objective
     from bertcompress.training.settings import TrainingSettings
@@ -288,3 +290,48 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(distillation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="silverspoon_kd is not installed; pip install"):
         distillation.sides_of("soft")
+
+
+@pytest.mark.slow
+def test_a_search_and_a_loop_over_its_mappings_do_the_same_work(tmp_path, tiny_model, tiny_task):
+    output = tmp_path / "search.json"
+    options = ["--model", tiny_model, "--task", tiny_task, "--tasks", tiny_task, "--texts", "40", "--rounds", "1"]
+    options += ["--student-layers", "2", "--fitness-examples", "24", "--population", "2", "--output", str(output)]
+    search.main(options, search_run.measure)
+    found = json.loads(output.read_text())
+    ours, naive = found["runs"]
+    assert [each["mapping"] for each in ours["candidates"]] == [each["mapping"] for each in naive["candidates"]]
+    assert len(ours["candidates"]) >= 2
+    assert all(0 <= each["fitness"] <= 100 for run in (ours, naive) for each in run["candidates"])
+    cost = ours["seconds_each"] / naive["seconds_each"]
+    assert found["cost_over_naive"]["median"] == pytest.approx(cost)
+
+
+def test_a_loop_over_mappings_distils_as_the_search_does(tmp_path, letters_tokenizer, tiny_task, monkeypatch):
+    # Without dropout, with all texts in one batch and no warm-up (Trainer's begins one step later, at a rate of 0),
+    # nothing is left that the two could do differently.
+    from bertcompress.compressors.layer_mapping.proxy import Proxy
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
+    BertModel(BertConfig(vocab_size=len(letters_tokenizer), **sizes, **still)).save_pretrained(tmp_path / "model")
+    letters_tokenizer.save_pretrained(tmp_path / "model")
+    texts = search.write_texts(tiny_task, 24, tmp_path / "texts.txt")
+    job = search_run.Job("naive", str(tmp_path / "model"), texts, [], 2, 24, 3, seed=0, epochs=4)
+    usual = search_run.Job.search
+    monkeypatch.setattr(search_run.Job, "search", lambda job: dataclasses.replace(usual(job), warmup=0.0))
+    task, model = job.start()
+    ours = Proxy(job.search(), model, task, model, [], None)._distilled((3, 0), 0)
+    begun = job.search().extraction(0).compress(model, task)
+    folders = [f"{training.save_twice(each, tmp_path / name)}/peer" for name, each in (("s", begun), ("t", model))]
+    given = trainer.tokenized(task.train, letters_tokenizer, 128)
+    naive = search_run._distilled(job, (3, 0), given, letters_tokenizer, folders, tmp_path / "trainer")
+    batch = letters_tokenizer(["abcde", "cab"], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = [
+            network.eval()(**batch, output_hidden_states=True).hidden_states[1]
+            for network in (naive.cpu(), begun.to_bert(), ours.to_bert())
+        ]
+    torch.testing.assert_close(states[0], states[2], rtol=1e-3, atol=1e-4)
+    assert (states[0] - states[1]).abs().max() > 0.003  # something was learnt
