@@ -174,6 +174,17 @@ def test_models_without_labels_are_measured_by_hidden_tokens_or_by_themselves(sm
         assert scores["hidden", ()].shape == (16,)
 
 
+def test_a_head_that_only_guesses_measures_nothing(small_spec, letters_tokenizer, task):
+    texts = Task("texts", "unlabelled", (), "", task.train.remove_columns("label"))
+    new = Model.from_spec(small_spec.replace(head=Head("masked_lm")), letters_tokenizer, texts, seed=3)
+    trained = Distill(epochs=6, objective={"mlm": 1.0}, **SETTINGS).compress(new, texts, teacher=new)
+    for model, expected in ((new, "self"), (trained, "mlm")):
+        student = ExtractThenDistill(epochs=0, importance="taylor", hidden_size=8, max_length=32).compress(model, texts)
+        assert student.history[-1].facts["importance_loss"] == expected
+    told = ExtractThenDistill(epochs=0, importance="taylor", importance_loss="mlm", hidden_size=8, max_length=32)
+    assert told.compress(new, texts).history[-1].facts["importance_loss"] == "mlm"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

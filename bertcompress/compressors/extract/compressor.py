@@ -56,7 +56,8 @@ class ExtractThenDistill(Distillation):
             of their weights, or as controls the "first" ones, or those of "least" first-order importance.
         importance_loss: what first-order importance is measured by: "mlm" (hidden tokens, for models with a head for
             it), "task" (the labels), "self" (how well a model without a head restores its last states from texts with
-            hidden tokens), or "auto": the first of these that the model and the task allow.
+            hidden tokens), or "auto": the first of these that the model and the task allow; a head for hidden tokens
+            that only guesses, as a new one does, is not taken.
         importance_batches: batches of `batch_size` that it is measured on, each of at most 4,096 padded tokens.
         initialization: what the student begins with: the "extracted" weights, or "random" ones as the control that the
             paper compares with.
@@ -236,7 +237,7 @@ class ExtractThenDistill(Distillation):
 
     def _scores(self, model: Model, task: Task | None) -> tuple[Scores, dict[str, Any]]:
         from bertcompress.compressors.extract.importance import magnitude_scores, taylor_scores
-        from bertcompress.compressors.extract.losses import batch_losses, loss_name
+        from bertcompress.compressors.extract.losses import batch_losses, loss_name, usable_loss
         from bertcompress.compressors.fitting import check_head
         from bertcompress.data.feature_cache import usable_cache
 
@@ -249,7 +250,9 @@ class ExtractThenDistill(Distillation):
         assert task.train is not None
         length = min(self.length_for(task.kind), model.max_length)
         features = model.featurize(task.train, max_length=length, cache=usable_cache())
-        batches = {"batches": self.importance_batches, "batch_size": self.batch_size, "seed": self.seed}
+        drawn = {"batch_size": self.batch_size, "seed": self.seed}
+        loss = usable_loss(self.importance_loss, loss, model, features, **drawn)
+        batches = {"batches": self.importance_batches, **drawn}
         losses = batch_losses(loss, model, features, kind=task.kind, **batches)
         return taylor_scores(model.network, losses), {"importance_loss": loss}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -13,13 +15,15 @@ from torch import Tensor
 from bertcompress.errors import ConfigError
 from bertcompress.training.masking import Masking
 from bertcompress.training.objectives import Objective, build_objective
-from bertcompress.training.teacher import run_network
+from bertcompress.training.teacher import evaluating, run_network
 
 if TYPE_CHECKING:
     from bertcompress.data.base import Task
     from bertcompress.data.features import Features
     from bertcompress.model import Model
 
+logger = logging.getLogger(__name__)
+GUESSING = 0.95  # of the loss of guessing any word: what a head that was never trained is not below
 TOKENS = 4096  # padded tokens in one batch; larger ones are cut
 
 
@@ -47,6 +51,22 @@ def loss_name(wanted: str, model: Model, task: Task) -> str:
             "task that has labels, or importance='magnitude'."
         )
     return name
+
+
+def usable_loss(wanted: str, name: str, model: Model, features: Features, *, batch_size: int, seed: int) -> str:
+    """Return `name`, or "self" where "auto" chose a head for hidden tokens that only guesses.
+
+    Checkpoints without such a head, sentence encoders for one, get a new one with the texts; its gradients are noise.
+    """
+    if wanted != "auto" or name != "mlm":
+        return name
+    with evaluating(model.network), torch.inference_mode():
+        (loss,) = batch_losses("mlm", model, features, kind="unlabelled", batches=1, batch_size=batch_size, seed=seed)
+        found, guessed = float(loss()), math.log(model.spec.embeddings.vocab_size)
+    if found < GUESSING * guessed:
+        return name
+    logger.info("importance: the head for hidden tokens only guesses (loss %.2f); measured by 'self'", found)
+    return "self"
 
 
 def batch_losses(
