@@ -12,11 +12,14 @@ READY := $(VENV)/ready
 quickstart: $(READY)
 	$(BIN)/bertcompress run configs/quickstart.yaml
 
+# A process for each core, each with one thread: tests are too small for more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: style types
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: $(READY)
-	$(BIN)/pytest -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 style: $(READY)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from tests.pipeline.toy_run import write_checkpoint
 from . import toy_suite
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def one_thread():
     """Compute in one thread, as the processes that these tests start do: sums by two threads round differently."""
     threads = torch.get_num_threads()
@@ -25,7 +25,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def few_resamples():
     """Draw intervals, which no suite shows, from ten resamples: a thousand correlations take most of a toy run."""
     with pytest.MonkeyPatch.context() as patch:
@@ -42,7 +42,7 @@ def settle() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def settled():
     """Do so with what is imported, until the end."""
     settle()
@@ -50,7 +50,7 @@ def settled():
     gc.unfreeze()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished_place(one_thread, few_resamples, tmp_path_factory, letters_tokenizer) -> Path:
     """A folder with the checkpoint `bert`, both tasks, `toys.yaml`, and its finished suite in `runs/toys`."""
     place = tmp_path_factory.mktemp("toys") / "place"
@@ -87,7 +87,7 @@ def half_place(place) -> Path:
     return place
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished_glue(one_thread, few_resamples, tmp_path_factory, letters_tokenizer) -> Path:
     """A data folder with a little of MNLI, RTE and AX, and in `runs/glue` the suite in which RTE starts from MNLI."""
     place = tmp_path_factory.mktemp("glue")
