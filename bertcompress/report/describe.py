@@ -98,7 +98,7 @@ def origins(entry: Entry, previous: Entry | None) -> tuple[int | None, ...] | No
     recorded = text.sequence(entry.values.get("origin") or facts.get("origin"))
     if recorded:
         return _recorded(recorded, ours, theirs)
-    if entry.settings.get("initialization") == "random":
+    if entry.settings.get("initialization") in ("random", "embeddings"):
         return None
     if entry.method == "extract_then_distill" and theirs % ours == 0:
         stride = theirs // ours

@@ -32,6 +32,7 @@ CASES = {
     "extract-depth": ExtractThenDistill(**QUICK, num_layers=2),
     "extract-width": ExtractThenDistill(**QUICK, hidden_size=10, num_heads=1, intermediate_size=8),
     "extract-random-weights": ExtractThenDistill(**QUICK, num_layers=2, hidden_size=10, initialization="random"),
+    "extract-embeddings": ExtractThenDistill(**QUICK, num_layers=2, hidden_size=10, initialization="embeddings"),
     "mapping-search": LayerMappingSearch(**QUICK, **SEARCH, num_layers=2, objective={"hidden": 1, "soft": 1}),
     "quantization": PostTrainingQuantization(),
     "quantization-weights-float": PostTrainingQuantization(weight_bits=32, activation_bits=32),

@@ -155,6 +155,23 @@ def test_every_choice_gives_the_planned_sizes_and_a_student_that_its_lists_make_
         assert torch.equal(tensor, weights[name]), name
 
 
+@pytest.mark.parametrize("head", ["classification", "none"])
+def test_embeddings_alone_can_be_taken_over(trained, task, head):
+    model = trained if head == "classification" else trained.without_head()
+    text = None if head == "none" else task
+    settings = {"epochs": 0, "importance": "first", "hidden_size": 12, "num_layers": 2}
+    whole = ExtractThenDistill(**settings).compress(model, text).network.state_dict()
+    student = ExtractThenDistill(**settings, initialization="embeddings").compress(model, text)
+    random = ExtractThenDistill(**settings, initialization="random").compress(model, text).network.state_dict()
+    taken = [name for name in whole if name.removeprefix("encoder.").startswith("embeddings.")]
+    for name, tensor in student.network.state_dict().items():
+        assert torch.equal(tensor, (whole if name in taken else random)[name]), name
+    assert not all(torch.equal(whole[name], random[name]) for name in taken)
+    facts = student.history[-1].facts
+    assert facts["selection"]["hidden"] == list(range(12))
+    assert "origin" not in facts  # its layers come from nowhere
+
+
 def test_first_units_are_the_first(trained, task):
     student = cut(trained, task, "first", hidden_size=12)
     assert student.history[-1].facts["selection"]["hidden"] == list(range(12))

@@ -93,6 +93,8 @@ def test_a_student_of_random_weights_came_from_nowhere():
         spec = EncoderSpec(Embeddings(30, 8, max_positions=16), uniform_layers(layers, 8, 2, 16))
         return Entry("run", {"method": "extract_then_distill", "spec": spec.to_dict(), **values}, {}, None)
 
-    teacher, random = made(4), made(2, settings={"initialization": "random", "layers": "last_of_block"})
-    assert describe.origins(random, teacher) is None
+    teacher = made(4)
+    for start in ("random", "embeddings"):
+        random = made(2, settings={"initialization": start, "layers": "last_of_block"})
+        assert describe.origins(random, teacher) is None
     assert describe.origins(made(2, settings={"layers": "last_of_block"}), teacher) == (2, 4)

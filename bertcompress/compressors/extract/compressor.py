@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bertcompress.model import Model
 
 IMPORTANCES = ("random", "taylor", "magnitude", "first", "least")
-INITIALIZATIONS = ("extracted", "random")
+INITIALIZATIONS = ("extracted", "embeddings", "random")
 LOSSES = ("auto", "mlm", "task", "self")
 PROJECTIONS = ("random", "selection")
 SELECTION = "selection.json"  # in the step's folder, while it is being trained
@@ -59,8 +59,9 @@ class ExtractThenDistill(Distillation):
             hidden tokens), or "auto": the first of these that the model and the task allow; a head for hidden tokens
             that only guesses, as a new one does, is not taken.
         importance_batches: batches of `batch_size` that it is measured on, each of at most 4,096 padded tokens.
-        initialization: what the student begins with: the "extracted" weights, or "random" ones as the control that the
-            paper compares with.
+        initialization: what the student begins with: the "extracted" weights; random ones behind extracted
+            "embeddings", where a mapping is to be judged without weights that favour some layers; or "random" ones
+            throughout, as the control that the paper compares with.
         layers: which layers are taken: "last_of_block", "first_of_block" or "first".
         compensate_logits: scale queries and keys so that attention scores keep their size on average, where
             dimensions inside heads are cut; not known to be in the paper.
@@ -168,13 +169,14 @@ class ExtractThenDistill(Distillation):
         spec, weights = extract(model.spec, model.network.state_dict(), selection)
         if self.compensate_logits:
             weights = compensated(model.spec, spec, weights, selection)
-        network = build(spec, model.labels)
-        network.load_state_dict(weights)
+        network = build(spec, model.labels, seed=self.seed)
+        cut = self.initialization == "extracted"
+        network.load_state_dict(weights if cut else _embeddings(weights), strict=cut)
         selected = None
         if self.projection == "selection":
             selected = selection.hidden or tuple(range(model.spec.hidden_size))
-        facts = {"origin": [index + 1 for index in selection.layers], "selection": selection.describe(), **measured}
-        return network, selected, facts
+        origin = {"origin": [index + 1 for index in selection.layers]} if cut else {}
+        return network, selected, {**origin, "selection": selection.describe(), **measured}
 
     def _kept_selection(
         self, model: Model, planned: EncoderSpec, task: Task | None, context: Context | None
@@ -255,6 +257,10 @@ class ExtractThenDistill(Distillation):
         batches = {"batches": self.importance_batches, **drawn}
         losses = batch_losses(loss, model, features, kind=task.kind, **batches)
         return taylor_scores(model.network, losses), {"importance_loss": loss}
+
+
+def _embeddings(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name.removeprefix("encoder.").startswith("embeddings.")}
 
 
 def extract(
