@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from transformers import AutoTokenizer
 
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import Features, featurize
@@ -22,6 +21,7 @@ from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import OUTPUT_LAYERS, default_pooler, from_chain, load_chain
 from bertcompress.encoder.network import ChainPreTrainedModel, build
 from bertcompress.encoder.spec import EncoderSpec, Head
+from bertcompress.encoder.tokenizers import forget_last_call, load_tokenizer
 from bertcompress.errors import CheckpointError, ConfigError, DataError
 from bertcompress.predictions import PREDICTION_TOKENS, Predictions, network_logits, predictions_of
 
@@ -36,14 +36,6 @@ logger = logging.getLogger(__name__)
 HISTORY = "history.json"
 LARGE = 10_000  # examples beyond which tokenized data are kept on disk
 WINDOW = 384  # tokens of a question with a part of its context: what encoders are usually trained on for SQuAD
-_VOCABULARIES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 _HEADS = {
     "classification": "classification",
     "regression": "regression",
@@ -225,7 +217,7 @@ class Model:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.network.save_pretrained(folder)
-        _forget_last_call(self.tokenizer)
+        forget_last_call(self.tokenizer)
         self.tokenizer.save_pretrained(folder)
         steps = [dataclasses.asdict(step) for step in self.history]
         saved = {"labels": list(self.labels), "null_threshold": self.null_threshold, "steps": steps}
@@ -253,7 +245,7 @@ class Model:
         network = load_chain(source, head, seed=seed, labels=labels)
         if task is not None and task.labels:
             _align_labels(network, _saved_labels(source), labels, seed)
-        tokenizer = _load_tokenizer(source, network.spec.embeddings.vocab_size)
+        tokenizer = load_tokenizer(source, network.spec.embeddings.vocab_size)
         saved = _read_history(Path(source))
         return cls(
             network.eval(),
@@ -356,40 +348,12 @@ def _align_labels(network: ChainPreTrainedModel, saved: tuple[str, ...], wanted:
         layer.bias.zero_()
 
 
-def _load_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that lies beside the weights; transformers would make an empty one where there is none."""
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise CheckpointError(f"{folder} has no tokenizer; put one of {', '.join(_VOCABULARIES)} beside the weights.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{source} has no tokenizer that transformers can load: {error}") from error
-    if len(tokenizer) > vocab_size:
-        raise CheckpointError(
-            f"{source}: the tokenizer knows {len(tokenizer)} tokens, the network embeds {vocab_size}; "
-            "put the network's own tokenizer beside its weights."
-        )
-    return tokenizer
-
-
 class _Saved(NamedTuple):
     """What lies beside a saved model's weights."""
 
     labels: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     null_threshold: float | None = None
-
-
-def _forget_last_call(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Take the last call's truncation and padding out of a fast tokenizer, which would save them: calls set their own.
-
-    The same model would otherwise be saved differently, depending on whether its texts were tokenized or cached.
-    """
-    rules = getattr(tokenizer, "backend_tokenizer", None)
-    if rules is not None:
-        rules.no_truncation()
-        rules.no_padding()
 
 
 def _read_history(folder: Path) -> _Saved:

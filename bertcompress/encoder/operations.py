@@ -16,6 +16,7 @@ from bertcompress.encoder import spec as specs
 from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.kernels import Linear
 from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
+from bertcompress.encoder.tensors import Quantization
 
 MASKED = -1e9  # added to the scores of pads; exp() of it is 0 in every type that the chain computes in
 
@@ -41,14 +42,14 @@ class Trace:
         return self.attentions or self.scores
 
 
-def linear(inputs: int, outputs: int, quantization: specs.Quantization | None) -> nn.Module:
-    """Build a linear map, quantized or not, whose tensors are those of `spec.linear_tensors`."""
+def linear(inputs: int, outputs: int, quantization: Quantization | None) -> nn.Module:
+    """Build a linear map, quantized or not, whose tensors are those of `tensors.linear_tensors`."""
     if quantization is None or quantization.weight_bits == 32:
         return Linear(inputs, outputs)
     return QuantizedLinear(inputs, outputs)
 
 
-def embedding(rows: int, size: int, quantization: specs.Quantization | None) -> Embedding | QuantizedEmbedding:
+def embedding(rows: int, size: int, quantization: Quantization | None) -> Embedding | QuantizedEmbedding:
     """Build an embedding table, quantized or not, whose tensors are those of `spec.embedding_tensors`."""
     if quantization is None or quantization.embedding_bits == 32:
         return Embedding(rows, size)

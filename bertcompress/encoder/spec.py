@@ -8,63 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
+from bertcompress.encoder.tensors import (
+    Quantization,
+    Tensor,
+    at_least,
+    embedding_tensors,
+    float_tensor,
+    linear_tensors,
+    norm_tensors,
+)
 from bertcompress.errors import ConfigError, allowed
 
 HEAD_TASKS = ("none", "classification", "regression", "question_answering", "tagging", "masked_lm")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu", "tanh")
 POOLERS = ("none", "tanh", "relu", "gelu")
-DTYPE_BYTES = {"F32": 4, "I8": 1, "U8": 1}
-
-
-class Tensor(NamedTuple):
-    """One stored tensor of a network: its name, shape, safetensors dtype, and how many weights it stands for."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "F32"
-    weights: int = 0  # weights that the tensor encodes; 0 for step sizes, which are not model parameters
-    table: bool = False  # part of an embedding table
-
-    @property
-    def size_in_bytes(self) -> int:
-        """Bytes of the tensor's data."""
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
-
-
-def _at_least(owner: str, name: str, value: object, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise ConfigError(f"{owner}.{name}: got {value!r}, allowed is a whole number of at least {minimum}.")
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How the linear maps and embeddings of an encoder are stored and executed; sizes in bits.
-
-    Weights have one step size per output row, embeddings one per table row. Activations are quantized when the
-    network runs, with one step size per token, so an example's logits never depend on its batch mates.
-    """
-
-    weight_bits: int = 8
-    embedding_bits: int = 8
-    activation_bits: int = 8
-
-    def __post_init__(self) -> None:
-        """Refuse bit widths that the encoder cannot store or execute."""
-        for name in ("weight_bits", "embedding_bits", "activation_bits"):
-            if getattr(self, name) not in (8, 32):
-                raise ConfigError(
-                    f"Quantization.{name}: got {getattr(self, name)!r}, allowed are 8 (int8) and 32 (float)."
-                )
-        if (self.weight_bits == 32) != (self.activation_bits == 32):
-            raise ConfigError(
-                f"Quantization: weight_bits={self.weight_bits} with activation_bits={self.activation_bits} has no int8 "
-                "matrix product; quantize both (8, 8) or neither (32, 32)."
-            )
 
 
 @dataclass(frozen=True)
@@ -76,8 +37,8 @@ class Attention:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
-        _at_least("Attention", "num_heads", self.num_heads, 1)
-        _at_least("Attention", "head_size", self.head_size, 1)
+        at_least("Attention", "num_heads", self.num_heads, 1)
+        at_least("Attention", "head_size", self.head_size, 1)
 
     def tensors(self, prefix: str, hidden: int, quantization: Quantization | None) -> Iterator[Tensor]:
         """Yield the tensors of the operation on a residual stream of width `hidden`."""
@@ -100,7 +61,7 @@ class FeedForward:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
-        _at_least("FeedForward", "intermediate_size", self.intermediate_size, 1)
+        at_least("FeedForward", "intermediate_size", self.intermediate_size, 1)
 
     def tensors(self, prefix: str, hidden: int, quantization: Quantization | None) -> Iterator[Tensor]:
         """Yield the tensors of the operation on a residual stream of width `hidden`."""
@@ -121,7 +82,7 @@ class SeparableConvolution:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes; an even kernel has no centre."""
-        _at_least("SeparableConvolution", "kernel_size", self.kernel_size, 1)
+        at_least("SeparableConvolution", "kernel_size", self.kernel_size, 1)
         if self.kernel_size % 2 == 0:
             raise ConfigError(f"SeparableConvolution.kernel_size: got {self.kernel_size}, allowed are odd sizes.")
 
@@ -129,8 +90,8 @@ class SeparableConvolution:
         """Yield the tensors of the operation on a residual stream of width `hidden`."""
         for stage in range(2):
             depthwise = f"{prefix}.stages.{stage}.depthwise"
-            yield _float(f"{depthwise}.weight", hidden, 1, self.kernel_size)
-            yield _float(f"{depthwise}.bias", hidden)
+            yield float_tensor(f"{depthwise}.weight", hidden, 1, self.kernel_size)
+            yield float_tensor(f"{depthwise}.bias", hidden)
             yield from linear_tensors(f"{prefix}.stages.{stage}.pointwise", hidden, hidden, quantization)
             yield from norm_tensors(f"{prefix}.stages.{stage}.norm", hidden)
 
@@ -157,7 +118,7 @@ class Layer:
 
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
-        _at_least("Layer", "hidden_size", self.hidden_size, 1)
+        at_least("Layer", "hidden_size", self.hidden_size, 1)
         if not self.operations:
             raise ConfigError(
                 "Layer.operations: got none, allowed is at least one operation; leave the layer out instead."
@@ -177,7 +138,7 @@ class Embeddings:
     def __post_init__(self) -> None:
         """Refuse impossible sizes."""
         for name, minimum in (("vocab_size", 1), ("size", 1), ("max_positions", 1), ("type_vocab_size", 0)):
-            _at_least("Embeddings", name, getattr(self, name), minimum)
+            at_least("Embeddings", name, getattr(self, name), minimum)
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise ConfigError(
                 f"Embeddings.pad_token_id: got {self.pad_token_id}, allowed are 0 to {self.vocab_size - 1}."
@@ -206,7 +167,7 @@ class Head:
         if self.task in fixed and self.num_labels != fixed[self.task]:
             raise ConfigError(f"Head.num_labels: got {self.num_labels}, allowed for {self.task} is {fixed[self.task]}.")
         if self.task not in fixed:
-            _at_least("Head", "num_labels", self.num_labels, 1)
+            at_least("Head", "num_labels", self.num_labels, 1)
 
 
 @dataclass(frozen=True)
@@ -294,7 +255,7 @@ class EncoderSpec:
             # The decoder is the word embedding table, so only its bias is new.
             yield from linear_tensors("transform", self.hidden_size, self.embeddings.size, self.quantization)
             yield from norm_tensors("norm", self.embeddings.size)
-            yield _float("decoder_bias", self.embeddings.vocab_size)
+            yield float_tensor("decoder_bias", self.embeddings.vocab_size)
         elif self.head.task != "none":
             # The output layer stays in float: it is tiny and its errors are the logits' own.
             yield from linear_tensors("classifier", self.hidden_size, self.head.num_labels, None)
@@ -370,35 +331,6 @@ def _operation(values: Mapping[str, Any]) -> Operation:
     if name not in OPERATIONS:
         raise ConfigError(f"EncoderSpec.layers: operation {name!r} is unknown, allowed are {allowed(OPERATIONS)}.")
     return OPERATIONS[name](**sizes)
-
-
-def _float(name: str, *shape: int) -> Tensor:
-    return Tensor(name, shape, "F32", math.prod(shape))
-
-
-def norm_tensors(name: str, size: int) -> Iterator[Tensor]:
-    """Yield the tensors of a layer normalisation."""
-    yield _float(f"{name}.weight", size)
-    yield _float(f"{name}.bias", size)
-
-
-def linear_tensors(name: str, inputs: int, outputs: int, quantization: Quantization | None) -> Iterator[Tensor]:
-    """Yield the tensors of a linear map, with int8 codes and one step size per output row where quantized."""
-    if quantization is None or quantization.weight_bits == 32:
-        yield _float(f"{name}.weight", outputs, inputs)
-    else:
-        yield Tensor(f"{name}.codes", (outputs, inputs), "I8", outputs * inputs)
-        yield Tensor(f"{name}.step", (outputs,), "F32")
-    yield _float(f"{name}.bias", outputs)
-
-
-def embedding_tensors(name: str, rows: int, size: int, quantization: Quantization | None) -> Iterator[Tensor]:
-    """Yield the tensors of an embedding table, with int8 codes and one step size per row where quantized."""
-    if quantization is None or quantization.embedding_bits == 32:
-        yield Tensor(f"{name}.weight", (rows, size), "F32", rows * size, table=True)
-    else:
-        yield Tensor(f"{name}.codes", (rows, size), "I8", rows * size, table=True)
-        yield Tensor(f"{name}.step", (rows,), "F32", table=True)
 
 
 def uniform_layers(

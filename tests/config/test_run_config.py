@@ -11,7 +11,8 @@ from bertcompress.compressors import Distill, ExtractThenDistill, FineTune, Post
 from bertcompress.config import ConfigFileError, RunConfig, TeacherConfig, load_config, parse_config
 from bertcompress.config.checks import EVALUATIONS, MINILM, SCORED_KINDS
 from bertcompress.encoder.families import OWN_TYPE
-from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, Quantization, uniform_layers
+from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_layers
+from bertcompress.encoder.tensors import Quantization
 
 QUICKSTART = """\
 task: movie-reviews

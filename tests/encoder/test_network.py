@@ -22,10 +22,10 @@ from bertcompress.encoder.spec import (
     FeedForward,
     Head,
     Layer,
-    Quantization,
     SeparableConvolution,
     uniform_layers,
 )
+from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import CheckpointError, ConfigError
 
 LAYERS = (

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized
-from bertcompress.encoder.spec import EncoderSpec, Quantization
+from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.encoder.tensors import Quantization
 
 if TYPE_CHECKING:
     from bertcompress.data.tasks import Task
