@@ -228,6 +228,16 @@ def test_verdicts_on_extraction_follow_from_paired_seeds():
     assert "| tinybert | 3x384 | random | 1 |" in markdown(rows)
 
 
+def test_extraction_is_held_against_its_embeddings_alone_as_well():
+    results = []
+    for seed, noise in enumerate((0.0, 0.01, -0.01)):
+        scores = {"random": 0.5, "embeddings": 0.8, "etd": 0.7}
+        results += [student("minilm", start, "1", seed, score + noise, 1.0) for start, score in scores.items()]
+    against = {claim.source: claim for claim in etd.claims(results)}
+    assert {source: claim.verdict for source, claim in against.items()} == {etd.SOURCE: HOLDS, "our control": FAILS}
+    assert "random layers behind the same embeddings" in against["our control"].says
+
+
 def mapped(group, gene, seed, scores):
     tasks = {name: {"metric": "accuracy", "scores": {"accuracy": [value / 100]}} for name, value in scores.items()}
     return {"group": group, "cell": {"mapping": "-".join(map(str, gene))}, "seed": seed, "downstream": tasks}
