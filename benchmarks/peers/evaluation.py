@@ -154,13 +154,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.evaluation", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="how often each comparison is made")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="how often each comparison is made; 0: memory alone")
     parser.add_argument("--model", default=MODEL, help="a head that it lacks for a task is random")
     parser.add_argument("--tasks", nargs="*", default=TASKS, help="sentences, or questions with answers")
     parser.add_argument("--examples", type=int, default=0, help="of each split; 0: all")
     parser.add_argument("--memory-examples", type=int, default=MEMORY_EXAMPLES, help="0: do not measure it")
-    parser.add_argument("--output", type=Path, default=RESULTS / "evaluation.json")
-    return parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, help="by default evaluation.json, or evaluation-memory.json, in results")
+    options = parser.parse_args(arguments)
+    if options.output is None:
+        options.output = RESULTS / ("evaluation.json" if options.pairs else "evaluation-memory.json")
+    return options
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -176,7 +179,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         if task.kind not in MAX_LENGTHS or task.unanswerable or "text_pair" in task.scoring_split()[1].column_names:
             sys.exit(f"{name}: the peer is written for single sentences with classes, and questions with answers.")
         model = bc.Model.from_pretrained(options.model, task=task)
-        tasks.append(compare(model, scored(task, options.examples), options.pairs))
+        if options.pairs:
+            tasks.append(compare(model, scored(task, options.examples), options.pairs))
         if options.memory_examples:
             with tempfile.TemporaryDirectory() as folder:
                 memory.append(growth(model, task, options.memory_examples, Path(folder)))
