@@ -13,7 +13,7 @@ quickstart: $(READY)
 	$(BIN)/bertcompress run configs/quickstart.yaml
 
 # A process for each core, each with one thread: tests are too small for more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 test: style types
 	$(PYTEST)
