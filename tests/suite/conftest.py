@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shutil
 from pathlib import Path
@@ -16,20 +17,24 @@ from tests.pipeline.toy_run import write_checkpoint
 from . import toy_suite
 
 
-@pytest.fixture(scope="package", autouse=True)
-def one_thread():
-    """Compute in one thread, as the processes that these tests start do: sums by two threads round differently."""
+@contextlib.contextmanager
+def quick():
+    """Compute in one thread, as the processes that these tests start do: sums by two threads round differently.
+
+    Intervals, which no suite shows, are drawn from ten resamples: a thousand correlations take most of a toy run.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(intervals.resample_scores.__kwdefaults__, "resamples", 10)
+        yield
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="package", autouse=True)
-def few_resamples():
-    """Draw intervals, which no suite shows, from ten resamples: a thousand correlations take most of a toy run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(intervals.resample_scores.__kwdefaults__, "resamples", 10)
+@pytest.fixture(autouse=True)
+def quick_test():
+    """Do so in each test, but not beyond: other folders' tests may come in between."""
+    with quick():
         yield
 
 
@@ -42,7 +47,7 @@ def settle() -> None:
     gc.freeze()
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def settled():
     """Do so with what is imported, until the end."""
     settle()
@@ -50,14 +55,15 @@ def settled():
     gc.unfreeze()
 
 
-@pytest.fixture(scope="package")
-def finished_place(one_thread, few_resamples, tmp_path_factory, letters_tokenizer) -> Path:
+@pytest.fixture(scope="session")
+def finished_place(tmp_path_factory, letters_tokenizer) -> Path:
     """A folder with the checkpoint `bert`, both tasks, `toys.yaml`, and its finished suite in `runs/toys`."""
     place = tmp_path_factory.mktemp("toys") / "place"
     place.mkdir()
     write_checkpoint(place / "bert", letters_tokenizer)
     toy_suite.write_tasks(place)
-    run_suite(toy_suite.write_suite(place / "toys.yaml"), output=place / "runs" / "toys")
+    with quick():
+        run_suite(toy_suite.write_suite(place / "toys.yaml"), output=place / "runs" / "toys")
     settle()
     return shutil.copytree(place, place.with_name("finished"))
 
@@ -87,15 +93,15 @@ def half_place(place) -> Path:
     return place
 
 
-@pytest.fixture(scope="package")
-def finished_glue(one_thread, few_resamples, tmp_path_factory, letters_tokenizer) -> Path:
+@pytest.fixture(scope="session")
+def finished_glue(tmp_path_factory, letters_tokenizer) -> Path:
     """A data folder with a little of MNLI, RTE and AX, and in `runs/glue` the suite in which RTE starts from MNLI."""
     place = tmp_path_factory.mktemp("glue")
     write_checkpoint(place / "bert", letters_tokenizer)
     toy_suite.write_glue(place)
     changes = {"tasks": ["rte", "mnli"], "seeds": [0], "start_from": {"rte": "mnli"}, "allow_partial": True}
     config = toy_suite.write_suite(place / "glue.yaml", name="glue", **changes)
-    with pytest.MonkeyPatch.context() as patch:
+    with quick(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("BERTCOMPRESS_DATA", str(place))
         run_suite(config, output=place / "runs" / "glue")
     settle()
