@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +22,8 @@ from bertcompress.training.teacher import TeacherOutputs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from datasets import Dataset
 
     from bertcompress.data.features import Features
     from bertcompress.data.tasks import Task
@@ -80,18 +81,12 @@ def fit(
         **(learns or {}),
     )
     assert task.train is not None
-    cache = usable_cache()
-    max_length = min(settings.length_for(task.kind), model.max_length)
-    features = model.featurize(task.train, max_length=max_length, cache=cache)
+    features = _features(model, task, task.train, settings)
     outputs = None
     if teacher is not None and objective.needs_teacher:
         check_teacher(method, teacher, model, task)
         outputs = _outputs(teacher, features, objective, settings, context)
-    scorer: _Scorer | HeldOutLoss | None = None
-    if settings.epochs > 0 and task.kind == "unlabelled":
-        scorer = _held_out(model, task, objective, settings, teacher if outputs is not None else None, context)
-    elif settings.epochs > 0:
-        scorer = _scorer(model, task, max_length, cache)
+    scorer = _scorer(model, task, objective, settings, None if outputs is None else teacher, context)
     result = train(
         model.network,
         objective,
@@ -107,14 +102,20 @@ def fit(
     return result
 
 
-def _held_out(
-    model: Model, task: Task, objective: Objective, settings: TrainingSettings, teacher: Model | None, context: Context
-) -> HeldOutLoss | None:
-    """Return what scores a network by its loss on the validation split; None where there is no such split."""
-    if task.validation is None:
-        return None
+def _features(model: Model, task: Task, data: Dataset, settings: TrainingSettings) -> Features:
     max_length = min(settings.length_for(task.kind), model.max_length)
-    features = model.featurize(task.validation, max_length=max_length, cache=usable_cache())
+    return model.featurize(data, max_length=max_length, cache=usable_cache())
+
+
+def _scorer(
+    model: Model, task: Task, objective: Objective, settings: TrainingSettings, teacher: Model | None, context: Context
+) -> _Scorer | HeldOutLoss | None:
+    """Return what scores a network on the validation split; None where there is nothing to score on."""
+    if settings.epochs == 0 or task.validation is None:
+        return None
+    if task.kind != "unlabelled":
+        return _Scorer(model, task, settings) if task.metric and has_labels(task.validation) else None
+    features = _features(model, task, task.validation, settings)
     answers = None
     if teacher is not None:
         answers = _outputs(teacher, features, objective, settings, context, scored=True)
@@ -172,12 +173,14 @@ def masking_for(method: str, model: Model, seed: int) -> Masking:
 class _Scorer:
     """Scores a network on validation as the task is scored, higher is better."""
 
-    def __init__(self, model: Model, task: Task, max_length: int, cache: Path | None) -> None:
+    def __init__(self, model: Model, task: Task, settings: TrainingSettings) -> None:
         assert task.validation is not None
         self.dataset, self.judge = task.validation, judge_for(task, task.validation)
-        # Answers are searched in the windows that `predict` searches, as a null threshold fits no others.
-        length = None if task.kind == "question_answering" else max_length
-        self.features = model.featurize(task.validation, max_length=length, cache=cache)
+        if task.kind == "question_answering":
+            # Answers are searched in the windows that `predict` searches, as a null threshold fits no others.
+            self.features = model.featurize(task.validation, cache=usable_cache())
+        else:
+            self.features = _features(model, task, task.validation, settings)
 
     def predictions(self, network: torch.nn.Module) -> Predictions:
         """Return what the network says about the examples."""
@@ -186,13 +189,6 @@ class _Scorer:
     def __call__(self, network: torch.nn.Module) -> float:
         """Return the network's score."""
         return self.judge.selection_score(self.predictions(network))
-
-
-def _scorer(model: Model, task: Task, max_length: int, cache: Path | None) -> _Scorer | None:
-    """Return what scores a network; None where there is nothing to score on."""
-    if task.validation is None or not (task.metric and has_labels(task.validation)):
-        return None
-    return _Scorer(model, task, max_length, cache)
 
 
 def step_of(compressor: Any, result: TrainingResult | None, facts: Mapping[str, Any] | None = None) -> Step:

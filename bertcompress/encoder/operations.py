@@ -50,7 +50,7 @@ def linear(inputs: int, outputs: int, quantization: Quantization | None) -> nn.M
 
 
 def embedding(rows: int, size: int, quantization: Quantization | None) -> Embedding | QuantizedEmbedding:
-    """Build an embedding table, quantized or not, whose tensors are those of `spec.embedding_tensors`."""
+    """Build an embedding table, quantized or not, whose tensors are those of `tensors.embedding_tensors`."""
     if quantization is None or quantization.embedding_bits == 32:
         return Embedding(rows, size)
     return QuantizedEmbedding(rows, size)

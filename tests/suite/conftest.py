@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from bertcompress.evaluation import intervals
 from bertcompress.suite import run_suite
+from tests.pipeline import toy_run
 from tests.pipeline.toy_run import write_checkpoint
 
 from . import toy_suite
@@ -23,12 +23,9 @@ def quick():
 
     Intervals, which no suite shows, are drawn from ten resamples: a thousand correlations take most of a toy run.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
+    with toy_run.one_thread(), pytest.MonkeyPatch.context() as patch:
         patch.setitem(intervals.resample_scores.__kwdefaults__, "resamples", 10)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
