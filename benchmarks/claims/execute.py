@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -22,8 +23,9 @@ from bertcompress.compressors.extract.compressor import ExtractThenDistill
 from bertcompress.config import RunConfig
 from bertcompress.data.base import Task
 from bertcompress.data.feature_cache import usable_cache
+from bertcompress.data.sampling import chosen
 from bertcompress.data.tasks import load_task
-from bertcompress.downstream.scores import downstream_scores, load_tasks
+from bertcompress.downstream.scores import DRAW, downstream_scores, load_tasks
 from bertcompress.downstream.settings import Downstream
 from bertcompress.encoder.spec import EncoderSpec, Head
 from bertcompress.model import Model
@@ -68,7 +70,7 @@ def run(experiment: Experiment, work: Path, only: str = "", minutes: float | Non
 
 def mark_of(cell: Cell) -> str:
     """Return a digest of all that was written about a cell, and of the library's version."""
-    return fingerprint(__version__, cell.group, cell.choices, cell.seed, cell.run, cell.changes)[:16]
+    return fingerprint(__version__, cell.group, cell.choices, cell.seed, cell.run, cell.changes, cell.scored_examples)[:16]
 
 
 def is_done(place: Path, cell: Cell) -> bool:
@@ -95,7 +97,8 @@ def measure(cell: Cell, folder: Path, shared: Path) -> dict[str, Any]:
     history = model.history[len(teacher.history) :]
     found: dict[str, Any] = {}
     if config.downstream is not None:
-        tasks = _loaded(json.dumps([list(config.downstream.tasks), config.downstream.max_examples]))
+        downstream = config.downstream
+        tasks = _loaded(json.dumps([list(downstream.tasks), downstream.max_examples, cell.scored_examples]))
         tuned = folder / mark / "downstream"
         found = downstream_scores(model, config.downstream, tasks, folder=tuned, label=cell.name)
     return {
@@ -177,8 +180,19 @@ def _teacher(name: str, source: str) -> Model:
 
 @functools.lru_cache(maxsize=2)
 def _loaded(source: str) -> list[Task]:
-    tasks, examples = json.loads(source)
-    return load_tasks(Downstream(tasks=tasks, max_examples=examples))
+    tasks, examples, scored = json.loads(source)
+    return [_fewer_scored(task, scored) for task in load_tasks(Downstream(tasks=tasks, max_examples=examples))]
+
+
+def _fewer_scored(task: Task, examples: int | None) -> Task:
+    """Return the task with at most so many examples in each split that a student is scored on."""
+    splits = {"validation": task.validation, "test": task.test}
+    cut = {
+        name: split.select(chosen(len(split), examples, DRAW))
+        for name, split in splits.items()
+        if split is not None and examples is not None and len(split) > examples
+    }
+    return dataclasses.replace(task, **cut)
 
 
 def _keep(place: Path, result: dict[str, Any]) -> None:

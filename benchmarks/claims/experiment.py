@@ -3,6 +3,7 @@
 name: etd
 scales:
   laptop:
+    scored_examples: 500            # of a task's validation and test split, at most; left out, all
     groups:
       - name: students              # part of every result's path
         run: {...}                  # a run's file, see `bertcompress schema`; paths are relative to where it runs
@@ -40,6 +41,7 @@ class Cell:
         seed: of everything random.
         run: the run's settings before the changes.
         changes: `key.path=value` texts.
+        scored_examples: of each split that students are scored on, at most; None takes all.
     """
 
     group: str
@@ -47,6 +49,7 @@ class Cell:
     seed: int
     run: Mapping[str, Any]
     changes: tuple[str, ...]
+    scored_examples: int | None = None
 
     @property
     def name(self) -> str:
@@ -84,18 +87,19 @@ def load(path: Path, scale: str = "laptop") -> Experiment:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if scale not in content["scales"]:
         raise ValueError(f"{path}: got the scale {scale!r}, allowed are {', '.join(content['scales'])}.")
-    cells = [cell for group in content["scales"][scale]["groups"] for cell in _cells(group)]
+    described = content["scales"][scale]
+    cells = [cell for group in described["groups"] for cell in _cells(group, described.get("scored_examples"))]
     return Experiment(content["name"], scale, tuple(cells))
 
 
-def _cells(group: Mapping[str, Any]) -> Iterator[Cell]:
+def _cells(group: Mapping[str, Any], scored_examples: int | None) -> Iterator[Cell]:
     """Yield all seeds of a combination, then those of the next."""
     axes = {name: _choices(name, each) for name, each in group.get("axes", {}).items()}
     for picked in itertools.product(*(each.items() for each in axes.values())):
         choices = {axis: choice for axis, (choice, _) in zip(axes, picked, strict=True)}
         changes = [f"{key}={json.dumps(value)}" for _, change in picked for key, value in change.items()]
         for seed in group["seeds"]:
-            yield Cell(group["name"], choices, seed, group["run"], tuple(changes))
+            yield Cell(group["name"], choices, seed, group["run"], tuple(changes), scored_examples)
 
 
 def _choices(name: str, axis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
