@@ -13,6 +13,7 @@ scales:
             random: {compress.0.initialization: random}
             etd-rand: {}
           mapping: {all: {student: 2, teacher: 6, key: compress.0.mapping}}   # all rising mappings, none (0) allowed
+          other: {unordered: {student: 2, teacher: 6, key: compress.0.mapping}}   # all that do not rise
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ import yaml
 
 from bertcompress.compressors.layer_mapping.genes import Space
 from bertcompress.config import RunConfig, parse_config
+
+SPACES = {"all", "unordered"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def load(path: Path, scale: str = "laptop") -> Experiment:
 
 def _cells(group: Mapping[str, Any], scored_examples: int | None) -> Iterator[Cell]:
     """Yield all seeds of a combination, then those of the next."""
-    axes = {name: _choices(name, each) for name, each in group.get("axes", {}).items()}
+    axes = {name: _choices(each) for name, each in group.get("axes", {}).items()}
     for picked in itertools.product(*(each.items() for each in axes.values())):
         choices = {axis: choice for axis, (choice, _) in zip(axes, picked, strict=True)}
         changes = [f"{key}={json.dumps(value)}" for _, change in picked for key, value in change.items()]
@@ -102,12 +105,14 @@ def _cells(group: Mapping[str, Any], scored_examples: int | None) -> Iterator[Ce
             yield Cell(group["name"], choices, seed, group["run"], tuple(changes), scored_examples)
 
 
-def _choices(name: str, axis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _choices(axis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return choice -> changes of an axis."""
-    if set(axis) != {"all"}:
+    if len(axis) != 1 or not set(axis) <= SPACES:
         return {str(choice): dict(changes or {}) for choice, changes in axis.items()}
-    space = Space(axis["all"]["student"], axis["all"]["teacher"], ordered=True)
-    return {written(gene): {axis["all"]["key"]: list(gene)} for gene in space.all()}
+    ((which, about),) = axis.items()
+    rising, free = (Space(about["student"], about["teacher"], ordered=ordered) for ordered in (True, False))
+    wanted = rising.all() if which == "all" else (gene for gene in free.all() if not rising.holds(gene))
+    return {written(gene): {about["key"]: list(gene)} for gene in wanted}
 
 
 def written(gene: Any) -> str:

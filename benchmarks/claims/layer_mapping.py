@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
-from benchmarks.claims.claim import Claim, main_scores
+from benchmarks.claims.claim import Claim
 from benchmarks.claims.experiment import written
-from benchmarks.claims.statistics import FAILS, HOLDS, UNDECIDED, agreements, mean, spread
+from benchmarks.claims.mapping_controls import controls
+from benchmarks.claims.mapping_table import SEEN, Results, by_mapping, ranking
+from benchmarks.claims.statistics import FAILS, HOLDS, UNDECIDED, mean, spread
 from bertcompress.compressors.layer_mapping.genes import Gene, Space
 from bertcompress.compressors.layer_mapping.genetic import GeneticSettings, first_generation, next_generation
 
 SOURCE = "arXiv 2012.06153, abstract"
-SEEN = ("sst2", "conll2000", "ud-ewt-pos")  # tasks that the search judges by; the others are unseen
 SEARCHES, SHOWN = 50, 5  # seeds of the search; those whose evaluations are shown
 TOP, SHARE = 0.05, 1 / 3
 FINALISTS = 3
 # Chosen on made-up landscapes (separable, with noise) of the same size, before any of the results here was looked at.
 SETTINGS = GeneticSettings(population=10, generations=10, selection="tournament", generation_patience=None)
-Results = Sequence[Mapping[str, Any]]
 
 
 def claims(results: Results) -> Iterator[Claim]:
@@ -33,23 +32,13 @@ def claims(results: Results) -> Iterator[Claim]:
             yield matters(name, found)
     several = all(min(map(len, found.values()), default=0) > 1 for found in (proxy, full))
     if several and proxy.keys() == full.keys():
-        yield agreement(proxy, full)
+        yield from ranking("the proxy setting", proxy, full, SOURCE)
     space = by_mapping(results, "space")
     if space:
         yield finds(space)
     if proxy and full and proxy.keys() == full.keys():
         yield from winners(results, proxy)
-
-
-def by_mapping(results: Results, group: str, tasks: Sequence[str] = SEEN) -> dict[str, list[float]]:
-    """Return mapping -> mean score over tasks, in percent, for each seed that all mappings have."""
-    found: dict[str, dict[int, float]] = {}
-    for each in results:
-        if each["group"] == group:
-            scores = main_scores(each)
-            found.setdefault(each["cell"]["mapping"], {})[each["seed"]] = fmean(scores[task] for task in tasks)
-    common = sorted(set.intersection(*map(set, found.values()))) if found else []
-    return {mapping: [seeds[seed] for seed in common] for mapping, seeds in found.items()} if common else {}
+    yield from controls(results, full)
 
 
 def matters(name: str, found: Mapping[str, list[float]]) -> Claim:
@@ -64,25 +53,6 @@ def matters(name: str, found: Mapping[str, list[float]]) -> Claim:
         f"{max(means) - min(means):.2f}; p of the F-test {chance:.2g}",
         HOLDS if chance < 0.05 else UNDECIDED,
         "the mapping has a strong effect on quality",
-    )
-
-
-def agreement(proxy: Mapping[str, list[float]], full: Mapping[str, list[float]]) -> Claim:
-    """Return whether the cheap ranking is the dear one, as far as another seed of the dear one is.
-
-    Seeds are never the same on both sides: their common noise would look like agreement.
-    """
-    names = sorted(proxy)
-    cheap, dear = (np.array([found[name] for name in names]) for found in (proxy, full))
-    tau, ceiling, lacking = agreements(cheap, dear)
-    verdict = FAILS if tau.high < 0 or lacking.high < 0 else HOLDS if tau.low > 0 else UNDECIDED
-    return Claim(
-        "the proxy setting ranks mappings as distillation in full does, with another seed",
-        SOURCE,
-        f"{len(names)} mappings",
-        f"Kendall's tau {tau}; between two seeds in full {ceiling.value:+.2f}, the ceiling; difference {lacking}",
-        verdict,
-        "mappings are judged in a proxy setting",
     )
 
 

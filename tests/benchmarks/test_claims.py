@@ -13,7 +13,7 @@ import yaml
 from transformers import BertConfig, BertModel
 
 from benchmarks.claims import __main__ as command
-from benchmarks.claims import etd, execute, layer_mapping, plans, texts
+from benchmarks.claims import etd, execute, layer_mapping, mapping_controls, plans, texts
 from benchmarks.claims.claim import HEAD, markdown
 from benchmarks.claims.experiment import load
 from benchmarks.claims.statistics import FAILS, HOLDS, UNDECIDED, agreements, mean, spread
@@ -126,6 +126,16 @@ def test_the_same_cell_gives_the_same_result(place):
     assert len(list((place / "shared").rglob("outputs.json"))) == 2  # training and held-out texts, for both
 
 
+def test_fewer_examples_can_be_scored_on(place):
+    content = yaml.safe_load((place / "toy.yaml").read_text())
+    content["scales"]["laptop"]["scored_examples"] = 5
+    (place / "few.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    whole, cut = (load(place / name).cells[2] for name in ("toy.yaml", "few.yaml"))
+    assert execute.mark_of(cut) != execute.mark_of(whole)
+    found = execute.measure(cut, place / "work", place / "shared")["downstream"]["few"]
+    assert found["examples"] == {"train": 14, "validation": 5}
+
+
 def test_compute_counts_both_networks_and_the_importance_pass(place):
     teacher = EncoderSpec(Embeddings(74, 16, max_positions=32), uniform_layers(4, 16, 2, 32))
     student = EncoderSpec(Embeddings(74, 16, max_positions=32), uniform_layers(2, 16, 2, 32))
@@ -214,7 +224,10 @@ def test_verdicts_on_extraction_follow_from_paired_seeds():
             student("tinybert", "etd-impt", "1", seed, 0.80 - noise, 0.8),
             student("tinybert", "etd-impt", "0.3", seed, 0.797 + noise, 0.8),  # 0.3 points below, within the margin
         ]
-    found = {(claim.says.split()[0], "0.3" in claim.says): claim for claim in etd.claims(results)}
+    said = list(etd.claims(results))
+    assert [claim.verdict for claim in said if "half of the steps" in claim.says] == [FAILS, FAILS]  # at the very end
+    said = [claim for claim in said if "half of the steps" not in claim.says]
+    found = {(claim.says.split()[0], "0.3" in claim.says): claim for claim in said}
     assert {key: claim.verdict for key, claim in found.items()} == {
         ("ETD-Rand", False): HOLDS, ("ETD-Rand", True): FAILS, ("ETD-Impt", False): UNDECIDED,
         ("ETD-Impt", True): HOLDS,
@@ -233,7 +246,7 @@ def test_extraction_is_held_against_its_embeddings_alone_as_well():
     for seed, noise in enumerate((0.0, 0.01, -0.01)):
         scores = {"random": 0.5, "embeddings": 0.8, "etd": 0.7}
         results += [student("minilm", start, "1", seed, score + noise, 1.0) for start, score in scores.items()]
-    against = {claim.source: claim for claim in etd.claims(results)}
+    against = {claim.source: claim for claim in etd.claims(results) if "half of the steps" not in claim.says}
     assert {source: claim.verdict for source, claim in against.items()} == {etd.SOURCE: HOLDS, "our control": FAILS}
     assert "random layers behind the same embeddings" in against["our control"].says
 
@@ -288,7 +301,45 @@ def test_a_table_is_searched_as_a_study_is():
 def test_where_all_mappings_are_alike_nothing_is_claimed():
     claims = list(layer_mapping.claims(planted_alike()))
     assert {claim.verdict for claim in claims if "difference" in claim.says} == {UNDECIDED}
-    assert [claim.verdict for claim in claims if "ranks" in claim.says] == [UNDECIDED]
+    assert [claim.verdict for claim in claims if claim.says.startswith("the proxy setting ranks")] == [UNDECIDED]
+
+
+def test_controls_of_mappings_are_read_from_the_group_that_is_theirs():
+    results = planted(0.05)
+    for seed in range(3):
+        results.append(mapped("reversed", (6, 3), seed, dict.fromkeys(layer_mapping.SEEN, 70 + seed / 10)))
+        for terms, score in {"attention": 70, "hidden": 76.5, "hidden-embeddings": 99, "all": 70}.items():
+            each = mapped("terms", (), seed, dict.fromkeys(layer_mapping.SEEN, score + seed))
+            results.append({**each, "cell": {"terms": terms}})
+    for gene in Space(2, 6, ordered=True).all():
+        for share, worth in {"0.02": -sum(gene), "0.5": 80 - abs(gene[0] - 2) - abs(gene[1] - 5)}.items():
+            each = mapped("shares", gene, 0, dict.fromkeys(layer_mapping.SEEN, worth))
+            results.append({**each, "cell": {**each["cell"], "share": share}})
+    results += [mapped("unordered", gene, 0, dict.fromkeys(layer_mapping.SEEN, 10 * sum(gene))) for gene in [(5, 4)]]
+    found = {
+        claim.says: claim for claim in mapping_controls.controls(results, layer_mapping.by_mapping(results, "full"))
+    }
+    verdicts = {says: claim.verdict for says, claim in found.items() if "ranks" not in says}
+    assert list(verdicts.values()) == [HOLDS, UNDECIDED, FAILS, FAILS, HOLDS, FAILS]
+    ranked = {says.split(" ranks")[0]: claim.verdict for says, claim in found.items() if "ranks" in says}
+    assert ranked.pop("a proxy of 2% of the texts") == FAILS
+    assert ranked == dict.fromkeys(
+        ["a proxy of 50% of the texts", *(f"the proxy setting with {task} alone" for task in layer_mapping.SEEN)], HOLDS
+    )
+
+
+def test_mappings_that_do_not_rise_are_the_rest_of_the_space():
+    cells = load(Path(layer_mapping.__file__).with_suffix(".yaml")).cells
+    names = {cell.choices["mapping"] for cell in cells if cell.group == "unordered"}
+    rising = {cell.choices["mapping"] for cell in cells if cell.group == "full"}
+    assert len(names) == 7**2 - 1 - len(rising) == 21
+    assert {"6-3", "3-3"} <= names
+    assert not names & rising
+
+
+def test_loss_of_the_baseline_is_reached_after_a_share_of_the_steps():
+    curve = {"history": [{"curves": {"score": [[10, -3.0], [20, -2.0], [40, -1.0]]}}]}
+    assert [etd.share_to_reach(curve, loss) for loss in (3.5, 2.5, 2.0, 1.0, 0.5)] == [0.25, 0.5, 0.5, 1.0, 1.0]
 
 
 def test_results_that_are_not_complete_yet_give_what_they_can():
