@@ -1,0 +1,121 @@
+"""Learned step size quantization: rounding to codes times a step, with gradients for values, step and offset.
+
+The formulas are those of LSQ (Esser et al. 2020, arXiv 1902.08153, section 2.1) and LSQ+ (Bhalgat et al. 2020, arXiv
+2004.09576, section 3.1). KDLSQ's released code learns the bound alpha = step * highest code; the two are the same but
+for a factor of the gradient: dL/dalpha = dL/dstep / highest code.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+TERNARY = 1.58  # bits: log2(3), of the codes -1, 0, 1
+GRADIENTS = ("ste", "clip")
+
+
+class CodeRange(NamedTuple):
+    """The lowest and the highest code."""
+
+    low: int
+    high: int
+
+    @property
+    def levels(self) -> int:
+        """The number of codes."""
+        return self.high - self.low + 1
+
+
+def code_range(bits: float, *, signed: bool = True, narrow: bool = True) -> CodeRange:
+    """Return the codes of a bit width.
+
+    Args:
+        bits: 1.58 (ternary) or 2 to 8.
+        signed: whether values can be negative; attention probabilities cannot, and have twice as many levels so.
+        narrow: leave out the lowest code, which has no positive partner, as KDLSQ's released code does. LSQ's paper
+            keeps it: at 2 bits the codes are -2 to 1 instead of -1 to 1.
+    """
+    if bits == TERNARY:
+        return CodeRange(-1, 1) if signed else CodeRange(0, 2)
+    width = int(bits)
+    if not signed:
+        return CodeRange(0, 2**width - 1)
+    half = 2 ** (width - 1)
+    return CodeRange(1 - half if narrow else -half, half - 1)
+
+
+def to_codes(values: Tensor, step: Tensor, codes: CodeRange, offset: Tensor | None = None) -> Tensor:
+    """Return round(clip((values - offset) / step, low, high)) as floats; ties go to the even code.
+
+    Args:
+        values: any shape.
+        step: above 0, of a shape that broadcasts to that of `values`: () for all, (rows, 1) for each row.
+        codes: the range.
+        offset: what code 0 stands for, of the step's shape; None is 0.
+    """
+    shifted = values if offset is None else values - offset
+    return (shifted / step).clamp_(codes.low, codes.high).round_()
+
+
+def fake_quantize(
+    values: Tensor,
+    step: Tensor,
+    codes: CodeRange,
+    offset: Tensor | None = None,
+    *,
+    gradient: str = "clip",
+    scale: float = 1.0,
+) -> Tensor:
+    """Return the values as quantization leaves them, codes * step + offset, in the values' own type.
+
+    Gradients, with x = (value - offset) / step (LSQ, equations 3 and 5): of the step round(x) - x inside the range, the
+    lowest or highest code outside; of the offset 0 inside, 1 outside (LSQ+); of a value 1 inside, 0 outside. All is
+    computed in float32 at least, also under autocast, where rounding to codes would go wrong.
+
+    Args:
+        values: any shape.
+        step: above 0, broadcasting to `values`.
+        codes: the range.
+        offset: as of `to_codes`.
+        gradient: of values outside the range: "clip" is 0, as in LSQ; "ste" is 1, as KDLSQ's released code has for
+            weights, so that one that was clipped can still come back.
+        scale: factor of the gradients of step and offset, LSQ's g = 1 / sqrt(count * highest code). An optimizer that
+            divides by the gradient's size, such as AdamW, hardly sees it.
+    """
+    found: Tensor = _FakeQuantize.apply(values, step, offset, codes, gradient == "clip", scale)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, step: Tensor, offset: Tensor | None, codes: CodeRange, clip: bool, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(values, step, offset)
+        ctx.codes, ctx.clip, ctx.scale = codes, clip, scale
+        found = to_codes(_wide(values), step, codes, offset).mul_(step)
+        return (found if offset is None else found.add_(offset)).to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, step, offset = ctx.saved_tensors
+        (received,) = gradients
+        low, high = ctx.codes
+        wide = _wide(received)
+        scaled = (_wide(values) if offset is None else _wide(values) - offset) / step
+        inside = (scaled > low) & (scaled < high)
+        of_values = of_step = of_offset = None
+        if ctx.needs_input_grad[0]:
+            of_values = received.masked_fill(~inside, 0.0) if ctx.clip else received
+        if ctx.needs_input_grad[1]:
+            slope = scaled.clamp(low, high).round_().sub_(scaled.masked_fill(~inside, 0.0))
+            of_step = (slope.mul_(wide).sum_to_size(step.shape) * ctx.scale).to(step.dtype)
+        if offset is not None and ctx.needs_input_grad[2]:
+            of_offset = (wide.masked_fill(inside, 0.0).sum_to_size(offset.shape) * ctx.scale).to(offset.dtype)
+        return of_values, of_step, of_offset, None, None, None
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
