@@ -1,0 +1,108 @@
+"""Step sizes to begin with, from the values that are to be quantized.
+
+All give a step for each row of `values`: one row for a whole tensor, or one for each output or table row. A range that
+is not symmetric around 0 (unsigned codes) is measured the same way, by magnitudes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bertcompress.encoder.lsq import CodeRange, fake_quantize
+
+SMALLEST = 1e-8  # step of values that are all zero: any does, as long as nothing is divided by zero
+MOST_BINS = 2048  # of a histogram
+CUT = 0.05  # share of the values that lie outside by the percentile rule, half of it at each end
+SAMPLE = 65_536  # sorted values of a row that the squared error is measured on
+BOUNDS = 128  # tried for the smallest squared error, as shares of the largest magnitude
+LOWEST = 0.02  # of those shares
+Magnitudes = NDArray[np.float32]
+
+
+def initial_step(values: Tensor, codes: CodeRange, method: str = "kl") -> Tensor:
+    """Return a step size above 0 for each row, (rows,).
+
+    Args:
+        values: (rows, count), whose step is wanted.
+        codes: what they are quantized to.
+        method: "kl", "percentile", "lsq", "mse" or "max".
+    """
+    found = METHODS[method](values.detach().float(), codes)
+    return torch.nan_to_num(found, nan=SMALLEST).clamp_min(SMALLEST)
+
+
+def _max(values: Tensor, codes: CodeRange) -> Tensor:
+    """The largest magnitude is the highest code."""
+    return values.abs().amax(-1) / codes.high
+
+
+def _lsq(values: Tensor, codes: CodeRange) -> Tensor:
+    """LSQ (arXiv 1902.08153, section 2.1): 2 * mean magnitude / sqrt(highest code); too wide for 8 bits."""
+    return 2 * values.abs().mean(-1) / math.sqrt(codes.high)
+
+
+def _percentile(values: Tensor, codes: CodeRange) -> Tensor:
+    """KDLSQ's rule of sorting: what is cut at each end is half of 5 % of the values, the wider end is the bound."""
+    ordered = values.sort(-1).values
+    first = round(CUT / 2 * values.shape[-1])
+    last = min(values.shape[-1] - first, values.shape[-1] - 1)
+    return torch.maximum(ordered[..., first].abs(), ordered[..., last].abs()) / codes.high
+
+
+def _mse(values: Tensor, codes: CodeRange) -> Tensor:
+    """The bound with the smallest squared error, of 128 that are tried, on at most 65,536 values of each row."""
+    ordered = values.sort(-1).values
+    if ordered.shape[-1] > SAMPLE:  # evenly over the ranks, both ends included
+        ordered = ordered[..., torch.linspace(0, ordered.shape[-1] - 1, SAMPLE, device=values.device).long()]
+    peak = ordered.abs().amax(-1, keepdim=True).clamp_min(SMALLEST)
+    best, error = peak / codes.high, torch.full_like(peak, math.inf)
+    for share in torch.logspace(math.log10(LOWEST), 0, BOUNDS).tolist():
+        step = peak * (share / codes.high)
+        found = (fake_quantize(ordered, step, codes) - ordered).square().sum(-1, keepdim=True)
+        best, error = torch.where(found < error, step, best), torch.minimum(found, error)
+    return best.squeeze(-1)
+
+
+def _kl(values: Tensor, codes: CodeRange) -> Tensor:
+    """KDLSQ's calibration: the bound whose cumulative histogram in few levels is nearest to the one in many bins.
+
+    Both are cumulative shares, not densities, which is what its released code compares. Where there are no more bins
+    than levels, the largest magnitude is the bound.
+    """
+    magnitudes = values.abs().cpu().numpy()
+    levels = max(codes.high, (codes.levels + 1) // 2)
+    bins = min(MOST_BINS, int(math.sqrt(magnitudes.shape[-1])))
+    if bins <= levels + 1:
+        return _max(values, codes)
+    bounds = [_kl_bound(row, levels, bins) for row in magnitudes.reshape(-1, magnitudes.shape[-1])]
+    return torch.tensor(bounds, device=values.device).reshape(values.shape[:-1]) / codes.high
+
+
+def _kl_bound(magnitudes: Magnitudes, levels: int, bins: int) -> float:
+    peak = float(magnitudes.max())
+    if not peak > 0 or not math.isfinite(peak):
+        return 0.0
+    counts, _ = np.histogram(magnitudes, bins=bins, range=(0.0, peak))
+    shares = np.cumsum(counts / counts.sum())
+    best, least = bins - 0.5, math.inf
+    for end in range(levels + 1, bins):
+        clipped = shares.copy()
+        clipped[end - 1 :] = 1.0
+        few = np.interp(np.linspace(0, end - 1, levels), np.arange(end), clipped[:end])
+        again = clipped
+        again[:end] = np.interp(np.arange(end), np.linspace(0, end - 1, levels), few)
+        distance = float(np.sum((shares - again) * np.log2(shares / again, where=again > 0, out=np.zeros(bins))))
+        if distance < least:
+            best, least = end + 0.5, distance
+    return best * peak / bins
+
+
+METHODS: dict[str, Callable[[Tensor, CodeRange], Tensor]] = {
+    "kl": _kl, "percentile": _percentile, "lsq": _lsq, "mse": _mse, "max": _max,
+}  # fmt: skip
