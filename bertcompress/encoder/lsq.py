@@ -7,43 +7,12 @@ for a factor of the gradient: dL/dalpha = dL/dstep / highest code.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-TERNARY = 1.58  # bits: log2(3), of the codes -1, 0, 1
-GRADIENTS = ("ste", "clip")
-
-
-class CodeRange(NamedTuple):
-    """The lowest and the highest code."""
-
-    low: int
-    high: int
-
-    @property
-    def levels(self) -> int:
-        """The number of codes."""
-        return self.high - self.low + 1
-
-
-def code_range(bits: float, *, signed: bool = True, narrow: bool = True) -> CodeRange:
-    """Return the codes of a bit width.
-
-    Args:
-        bits: 1.58 (ternary) or 2 to 8.
-        signed: whether values can be negative; attention probabilities cannot, and have twice as many levels so.
-        narrow: leave out the lowest code, which has no positive partner, as KDLSQ's released code does. LSQ's paper
-            keeps it: at 2 bits the codes are -2 to 1 instead of -1 to 1.
-    """
-    if bits == TERNARY:
-        return CodeRange(-1, 1) if signed else CodeRange(0, 2)
-    width = int(bits)
-    if not signed:
-        return CodeRange(0, 2**width - 1)
-    half = 2 ** (width - 1)
-    return CodeRange(1 - half if narrow else -half, half - 1)
+from bertcompress.encoder.bits import CodeRange
 
 
 def to_codes(values: Tensor, step: Tensor, codes: CodeRange, offset: Tensor | None = None) -> Tensor:

@@ -7,18 +7,15 @@ eight is filled up, and ends with the byte that its last bit is in. Ternary code
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from bertcompress.encoder.lsq import TERNARY
+from bertcompress.encoder.bits import TERNARY, TRITS, packed_size
 
-TRITS = 5  # ternary codes in a byte
 GROUP = 8  # codes that are packed together
-
-
-def packed_size(columns: int, bits: float) -> int:
-    """Return the bytes of a row of codes."""
-    return -(-columns // TRITS) if bits == TERNARY else -(-columns * int(bits) // 8)
 
 
 def pack(codes: Tensor, bits: float, low: int) -> Tensor:
@@ -58,21 +55,27 @@ def unpack(packed: Tensor, bits: float, low: int, columns: int) -> Tensor:
         low: the lowest code.
         columns: codes in a row.
     """
-    if bits == TERNARY:
-        powers = 3 ** torch.arange(TRITS, device=packed.device)
-        digits = packed.long().unsqueeze(-1) // powers % 3
-    elif bits == 8:
+    if bits == 8:
         digits = packed.unsqueeze(-1).short()
+    elif bits in (TERNARY, 2, 4):
+        digits = F.embedding(packed.int(), _codes_of_bytes(bits).to(packed.device))
     else:
         width = int(bits)
         words = (_grouped(packed.long(), width) << 8 * torch.arange(width, device=packed.device)).sum(-1, keepdim=True)
         digits = (words >> width * torch.arange(GROUP, device=packed.device)) & (2**width - 1)
-    codes = digits.flatten(-2)[..., :columns] + low
-    return codes.to(torch.int8 if low < 0 or bits < 8 else torch.int16).contiguous()
+    kept = digits.flatten(-2)[..., :columns]
+    return (kept.to(torch.int8 if low < 0 or bits < 8 else torch.int16) + low).contiguous()
+
+
+@functools.cache
+def _codes_of_bytes(bits: float) -> Tensor:
+    """Return the digits in each byte, (256, digits), where a byte holds whole ones."""
+    base, count = (3, TRITS) if bits == TERNARY else (2 ** int(bits), 8 // int(bits))
+    return (torch.arange(256).unsqueeze(-1) // base ** torch.arange(count) % base).to(torch.int8)
 
 
 def _grouped(values: Tensor, size: int) -> Tensor:
     """Return (..., columns) as (..., groups, size), filled up with zeros."""
     groups = -(-values.shape[-1] // size)
-    filled = torch.nn.functional.pad(values, (0, groups * size - values.shape[-1]))
+    filled = F.pad(values, (0, groups * size - values.shape[-1]))
     return filled.reshape(*values.shape[:-1], groups, size)

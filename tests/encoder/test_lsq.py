@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertcompress.encoder.lsq import TERNARY, CodeRange, code_range, fake_quantize, to_codes
-
-WIDTHS = [TERNARY, 2, 3, 4, 5, 6, 7, 8]
+from bertcompress.encoder.bits import TERNARY, WIDTHS, CodeRange, code_range
+from bertcompress.encoder.lsq import fake_quantize, to_codes
 
 
 def drawn(*shape, seed=0, spread=1.0):

@@ -7,10 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertcompress.encoder.lsq import TERNARY, code_range
-from bertcompress.encoder.packing import pack, packed_size, unpack
-
-WIDTHS = [TERNARY, 2, 3, 4, 5, 6, 7, 8]
+from bertcompress.encoder.bits import TERNARY, WIDTHS, code_range, packed_size
+from bertcompress.encoder.packing import pack, unpack
 
 
 @settings(max_examples=300, deadline=None)

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bertcompress.encoder.lsq import CodeRange, fake_quantize
+from bertcompress.encoder.bits import CodeRange
+from bertcompress.encoder.lsq import fake_quantize
 
 SMALLEST = 1e-8  # step of values that are all zero: any does, as long as nothing is divided by zero
 MOST_BINS = 2048  # of a histogram

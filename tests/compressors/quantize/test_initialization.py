@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bertcompress.compressors.quantize.initialization import METHODS, initial_step
-from bertcompress.encoder.lsq import TERNARY, code_range, fake_quantize
+from bertcompress.encoder.bits import TERNARY, code_range
+from bertcompress.encoder.lsq import fake_quantize
 
 COUNT = 589_824  # of a linear map 768 x 768
 
