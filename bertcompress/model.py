@@ -280,8 +280,7 @@ class Model:
             "head": spec.head.task + (f" ({', '.join(self.labels)})" if self.labels else ""),
             "parameters": f"{self.num_parameters() / 1e6:.2f} M ({self.num_parameters(embeddings=False) / 1e6:.2f} M "
             "without embeddings)",
-            "weights": f"{self.size_in_bytes() / 2**20:.2f} MiB"
-            + (", int8" if spec.quantization is not None else ", float32"),
+            "weights": f"{self.size_in_bytes() / 2**20:.2f} MiB" + f", {spec.low_bits or 'float32'}",
             "MACs": f"{self.macs(128) / 1e6:.0f} M at 128 tokens",
             "history": " > ".join(step.method for step in self.history) or "none",
         }

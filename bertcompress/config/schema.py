@@ -209,7 +209,8 @@ def _bounds(cls: type[Any], name: str, whole: bool) -> dict[str, float]:
     """Return minimum and maximum of a number, by trying values around 0 and 1."""
     tried = range(-1, _LARGE + 1) if whole else (-1.0, 0.0, 1e-9, 0.5, 1.0, 1.0 + 1e-9, 2.0, float(_LARGE))
     taken = [value for value in tried if _refusal(cls, name, value) is None]
-    if not taken or taken != list(tried)[list(tried).index(taken[0]) :][: len(taken)] or (whole and taken[-1] < _LARGE):
+    ends = {float(_LARGE)} if whole else {float(_LARGE), 1.0}
+    if not taken or taken != list(tried)[list(tried).index(taken[0]) :][: len(taken)] or taken[-1] not in ends:
         return {}  # with gaps: a rule that bounds cannot express
     result: dict[str, float] = {}
     if taken[0] == 1e-9:

@@ -20,7 +20,7 @@ from bertcompress.encoder import integrity
 from bertcompress.encoder.configuration import ChainConfig
 from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.operations import Trace, build_operation, embedding, linear
-from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
+from bertcompress.encoder.quantized import Embedding, QuantizedTable
 from bertcompress.encoder.spec import EncoderSpec, Layer
 from bertcompress.errors import ConfigError
 
@@ -44,10 +44,12 @@ class EmbeddingTables(nn.Module):
         """Build the tables that the spec names."""
         super().__init__()
         sizes = spec.embeddings
-        self.word = embedding(sizes.vocab_size, sizes.size, spec.quantization)
-        self.position = embedding(sizes.max_positions, sizes.size, spec.quantization)
+        self.word = embedding("word", sizes.vocab_size, sizes.size, spec.quantization)
+        self.position = embedding("position", sizes.max_positions, sizes.size, spec.quantization)
         self.token_type = (
-            embedding(sizes.type_vocab_size, sizes.size, spec.quantization) if sizes.type_vocab_size else None
+            embedding("token_type", sizes.type_vocab_size, sizes.size, spec.quantization)
+            if sizes.type_vocab_size
+            else None
         )
         self.norm = nn.LayerNorm(sizes.size, eps=spec.layer_norm_eps)
         self.dropout = spec.hidden_dropout
@@ -119,9 +121,8 @@ class ChainPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, (QuantizedLinear, QuantizedEmbedding)):
-            nn.init.zeros_(module.codes)
-            nn.init.ones_(module.step)
+        elif isinstance(module, QuantizedTable):
+            module.reset_parameters()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

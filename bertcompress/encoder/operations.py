@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from bertcompress.encoder import spec as specs
+from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.kernels import Linear
 from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
@@ -42,18 +43,21 @@ class Trace:
         return self.attentions or self.scores
 
 
-def linear(inputs: int, outputs: int, quantization: Quantization | None) -> nn.Module:
+def linear(inputs: int, outputs: int, quantization: Quantization | None, groups: int = 1) -> nn.Module:
     """Build a linear map, quantized or not, whose tensors are those of `tensors.linear_tensors`."""
-    if quantization is None or quantization.weight_bits == 32:
+    if quantization is None or quantization.weight_bits == WHOLE:
         return Linear(inputs, outputs)
-    return QuantizedLinear(inputs, outputs)
+    steps = outputs if quantization.weight_steps == "row" else groups
+    return QuantizedLinear(inputs, outputs, quantization.weight_bits, steps, quantization.activation_bits)
 
 
-def embedding(rows: int, size: int, quantization: Quantization | None) -> Embedding | QuantizedEmbedding:
+def embedding(name: str, rows: int, size: int, quantization: Quantization | None) -> Embedding | QuantizedEmbedding:
     """Build an embedding table, quantized or not, whose tensors are those of `tensors.embedding_tensors`."""
-    if quantization is None or quantization.embedding_bits == 32:
+    bits = WHOLE if quantization is None else quantization.bits_of_table(name)
+    if quantization is None or bits == WHOLE:
         return Embedding(rows, size)
-    return QuantizedEmbedding(rows, size)
+    steps = rows if quantization.embedding_steps == "row" else 1
+    return QuantizedEmbedding(rows, size, bits, steps, quantization.activation_bits)
 
 
 class AttentionOperation(nn.Module):
@@ -64,7 +68,7 @@ class AttentionOperation(nn.Module):
         super().__init__()
         self.num_heads, self.head_size = sizes.num_heads, sizes.head_size
         width = sizes.num_heads * sizes.head_size
-        self.qkv = linear(hidden, 3 * width, spec.quantization)
+        self.qkv = linear(hidden, 3 * width, spec.quantization, groups=3)
         self.output = linear(width, hidden, spec.quantization)
         self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
         self.attention_dropout, self.hidden_dropout = spec.attention_dropout, spec.hidden_dropout

@@ -1,4 +1,4 @@
-"""Linear maps and embeddings that are stored as int8 codes, and multiplied as int8 where the processor does that well.
+"""Linear maps and embeddings that are stored as codes of few bits, and multiplied as int8 where that pays.
 
 Activations are quantized when the network runs, with one step size per token (row): an example's logits then do
 not depend on the examples that share its batch, nor on padding, which attacks and caches rely on.
@@ -9,31 +9,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bertcompress.encoder.bits import WHOLE, code_range, packed_size
 from bertcompress.encoder.kernels import int8_pays, product
+from bertcompress.encoder.packing import unpack
 
 LEVELS = 127  # symmetric range -127..127: -128 has no positive partner
 SMALLEST = 1e-30  # peak of an all-zero row, so that nothing is divided by zero
 
 
-def quantize_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(values: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]:
     """Return int8 codes shaped like `values` and one step size per row, so that codes * step is near `values`.
 
-    The step of a row is its largest magnitude / 127 (symmetric, round to nearest even). It is small, and the codes are
-    zero, where the row is all zero.
+    The step of a row is its largest magnitude / levels (symmetric, round to nearest even). It is small, and the codes
+    are zero, where the row is all zero.
     """
     peak = values.abs().amax(dim=-1, keepdim=True).clamp_min_(SMALLEST)
-    codes = (values * (LEVELS / peak)).round_().to(torch.int8)
-    return codes, peak.squeeze(-1) / LEVELS
+    codes = (values * (levels / peak)).round_().to(torch.int8)
+    return codes, peak.squeeze(-1) / levels
 
 
-def int8_linear(inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor | None) -> Tensor:
+def int8_linear(inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor | None, levels: int = LEVELS) -> Tensor:
     """Return inputs @ (codes * step).T + bias with an int8 product; inputs (..., in), codes (out, in), result float32.
 
     Off the CPU, and on processors where int8 does not pay, the product is taken in float32 over the same codes. These
     are whole numbers, so it is the same up to 1,040 inputs (127^2 * 1,040 < 2^24), and beyond that up to rounding.
     """
     rows = inputs.reshape(-1, inputs.shape[-1]).float()  # (rows, in)
-    quantized, row_step = quantize_rows(rows)
+    quantized, row_step = quantize_rows(rows, levels)
     # torch's int8 product gives wrong numbers for an inner dimension of 1 (seen with 2.13).
     if rows.device.type == "cpu" and rows.shape[1] > 1 and int8_pays():
         product = torch._int_mm(quantized, codes.t())
@@ -44,46 +46,120 @@ def int8_linear(inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor | None
     return scaled.view(*inputs.shape[:-1], codes.shape[0])
 
 
-class QuantizedLinear(nn.Module):
-    """A linear map with int8 codes (out, in), one float step size per output, and a float bias."""
+class QuantizedTable(nn.Module):
+    """A matrix of codes (rows, columns), packed where they have less than 8 bits, with step sizes.
+
+    Its state is `codes` or `packed`, and `step`, one for each of as many equal groups of rows.
+    """
+
+    step: Tensor
+
+    def __init__(self, rows: int, columns: int, bits: float, steps: int, activation_bits: int) -> None:
+        """Allocate zero codes; weights come from a checkpoint or a compressor."""
+        super().__init__()
+        self.rows, self.columns, self.bits, self.activation_bits = rows, columns, bits, activation_bits
+        self.low = code_range(bits).low
+        kept = torch.int8 if bits == 8 else torch.uint8
+        self.register_buffer(self.stored_as, torch.zeros(rows, packed_size(columns, bits), dtype=kept))
+        self.register_buffer("step", torch.ones(steps))
+        self._unpacked: tuple[Tensor, tuple[int, int], Tensor] | None = None
+
+    @property
+    def stored_as(self) -> str:
+        """The name of the buffer that holds the codes."""
+        return "codes" if self.bits == 8 else "packed"
+
+    @property
+    def stored(self) -> Tensor:
+        """The codes as they are stored."""
+        found: Tensor = getattr(self, self.stored_as)
+        return found
+
+    def reset_parameters(self) -> None:
+        """Set all codes to the lowest and all steps to one."""
+        nn.init.zeros_(self.stored)
+        nn.init.ones_(self.step)
+
+    def whole(self) -> Tensor:
+        """Return all codes, (rows, columns) int8; unpacked once, and again where the stored ones have changed."""
+        if self.bits == 8:
+            return self.stored
+        stored = self.stored
+        mark = (stored.data_ptr(), 0 if stored.is_inference() else stored._version)
+        if self._unpacked is None or self._unpacked[0] is not stored or self._unpacked[1] != mark:
+            self._unpacked = (stored, mark, unpack(stored, self.bits, self.low, self.columns))
+        return self._unpacked[2]
+
+    def row_steps(self) -> Tensor:
+        """Return the step of each row, (rows,)."""
+        return self.step if len(self.step) == self.rows else self.step.repeat_interleave(self.rows // len(self.step))
+
+    def times(self, inputs: Tensor, bias: Tensor) -> Tensor:
+        """Return inputs @ weights.T + bias; inputs (..., columns), result (..., rows)."""
+        if self.activation_bits == WHOLE:
+            return product(inputs.float(), self.whole().float() * self.row_steps().unsqueeze(-1), bias)
+        return int8_linear(inputs, self.whole(), self.row_steps(), bias, code_range(self.activation_bits).high)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave out what can be made again."""
+        return {**self.__dict__, "_unpacked": None}
+
+
+class QuantizedLinear(QuantizedTable):
+    """A linear map with codes (out, in), step sizes, and a float bias."""
 
     codes: Tensor
-    step: Tensor
     bias: Tensor
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        """Allocate zero codes; weights come from a checkpoint or from `from_float`."""
-        super().__init__()
+    def __init__(
+        self, in_features: int, out_features: int, bits: float = 8, steps: int | None = None, activation_bits: int = 8
+    ) -> None:
+        """Allocate zero codes.
+
+        Args:
+            in_features: numbers that go in.
+            out_features: numbers that come out.
+            bits: of a code.
+            steps: number of step sizes; by default one for each output.
+            activation_bits: of what goes in, quantized as it comes; 32 leaves it as it is.
+        """
+        super().__init__(out_features, in_features, bits, steps or out_features, activation_bits)
         self.in_features, self.out_features = in_features, out_features
-        self.register_buffer("codes", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("step", torch.ones(out_features))
         self.register_buffer("bias", torch.zeros(out_features))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        return int8_linear(inputs, self.codes, self.step, self.bias)
+        return self.times(inputs, self.bias)
 
 
-class QuantizedEmbedding(nn.Module):
-    """An embedding table of int8 codes (rows, size) with one float step size per row."""
+class QuantizedEmbedding(QuantizedTable):
+    """An embedding table of codes (rows, size) with step sizes."""
 
     codes: Tensor
-    step: Tensor
 
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
-        """Allocate zero codes; weights come from a checkpoint."""
-        super().__init__()
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        bits: float = 8,
+        steps: int | None = None,
+        activation_bits: int = 8,
+    ) -> None:
+        """Allocate zero codes; see `QuantizedLinear`."""
+        super().__init__(num_embeddings, embedding_dim, bits, steps or num_embeddings, activation_bits)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.register_buffer("codes", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
-        self.register_buffer("step", torch.ones(num_embeddings))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look up (...,) ids as (..., size) float rows."""
-        return self.codes[ids].float() * self.step[ids].unsqueeze(-1)
+        """Look up (...,) ids as (..., size) float rows; only these are unpacked."""
+        codes = self.stored[ids]
+        if self.bits != 8:
+            codes = unpack(codes, self.bits, self.low, self.columns)
+        step = self.step[ids].unsqueeze(-1) if len(self.step) == self.rows else self.step
+        return codes.float() * step
 
     def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Score (..., size) states against every row of the table, as a tied output layer does."""
-        return int8_linear(hidden, self.codes, self.step, bias)
+        return self.times(hidden, bias)
 
 
 class Embedding(nn.Embedding):
@@ -92,12 +168,3 @@ class Embedding(nn.Embedding):
     def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Score (..., size) states against every row of the table, as a tied output layer does."""
         return product(hidden, self.weight, bias)
-
-
-def quantize_state(state: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """Replace each `name.weight` of `names` by its `name.codes` and `name.step`; other tensors are passed on."""
-    result = dict(state)
-    for name in names:
-        codes, step = quantize_rows(result.pop(f"{name}.weight").float())
-        result[f"{name}.codes"], result[f"{name}.step"] = codes, step
-    return result

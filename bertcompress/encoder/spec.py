@@ -43,7 +43,7 @@ class Attention:
     def tensors(self, prefix: str, hidden: int, quantization: Quantization | None) -> Iterator[Tensor]:
         """Yield the tensors of the operation on a residual stream of width `hidden`."""
         width = self.num_heads * self.head_size
-        yield from linear_tensors(f"{prefix}.qkv", hidden, 3 * width, quantization)
+        yield from linear_tensors(f"{prefix}.qkv", hidden, 3 * width, quantization, groups=3)
         yield from linear_tensors(f"{prefix}.output", width, hidden, quantization)
         yield from norm_tensors(f"{prefix}.norm", hidden)
 
@@ -213,6 +213,11 @@ class EncoderSpec:
     def widths(self) -> tuple[int, ...]:
         """Widths of the stream: of the embeddings, then of each layer; length `num_layers + 1`."""
         return (self.embeddings.size, *(layer.hidden_size for layer in self.layers))
+
+    @property
+    def low_bits(self) -> str:
+        """What weights and tables are stored as, in a word such as "int8" or "4-bit"; empty for float."""
+        return "" if self.quantization is None else self.quantization.short_name
 
     def replace(self, **changes: Any) -> EncoderSpec:
         """Return a copy with some fields changed."""

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bertcompress.errors import ConfigError
+from bertcompress.encoder.bits import TERNARY, WHOLE, WIDTHS, packed_size
+from bertcompress.errors import ConfigError, allowed
 
 DTYPE_BYTES = {"F32": 4, "I8": 1, "U8": 1}
+TABLES = ("word", "position", "token_type")
+STEPS = ("row", "tensor")
 
 
 class Tensor(NamedTuple):
@@ -37,26 +40,65 @@ def at_least(owner: str, name: str, value: object, minimum: int) -> None:
 class Quantization:
     """How the linear maps and embeddings of an encoder are stored and executed; sizes in bits.
 
-    Weights have one step size per output row, embeddings one per table row. Activations are quantized when the
-    network runs, with one step size per token, so an example's logits never depend on its batch mates.
+    Codes of less than 8 bits are packed in bytes. Activations are quantized when the network runs, with one step size
+    per token, so an example's logits never depend on its batch mates.
+
+    Attributes:
+        weight_bits: of the linear maps: 1.58 (ternary), 2 to 8, or 32 (float).
+        embedding_bits: of the embedding tables, likewise.
+        activation_bits: of what goes into a quantized linear map: 2 to 8, or 32; then weights are only stored in few
+            bits, and multiplied as floats.
+        weight_steps: "row", a step size for each output, or "tensor", one for all; queries, keys and values have
+            their own also then.
+        embedding_steps: "row", a step size for each row of a table, or "tensor".
+        tables: which tables are quantized, of "word", "position", "token_type".
     """
 
-    weight_bits: int = 8
-    embedding_bits: int = 8
+    weight_bits: float = 8
+    embedding_bits: float = 8
     activation_bits: int = 8
+    weight_steps: str = "row"
+    embedding_steps: str = "row"
+    tables: tuple[str, ...] = TABLES
 
     def __post_init__(self) -> None:
-        """Refuse bit widths that the encoder cannot store or execute."""
+        """Refuse what the encoder cannot store or execute."""
+        object.__setattr__(self, "tables", tuple(self.tables))
         for name in ("weight_bits", "embedding_bits", "activation_bits"):
-            if getattr(self, name) not in (8, 32):
-                raise ConfigError(
-                    f"Quantization.{name}: got {getattr(self, name)!r}, allowed are 8 (int8) and 32 (float)."
-                )
-        if (self.weight_bits == 32) != (self.activation_bits == 32):
+            self._check_bits(name)
+        for name in ("weight_steps", "embedding_steps"):
+            if getattr(self, name) not in STEPS:
+                raise ConfigError(f"Quantization.{name}: got {getattr(self, name)!r}, allowed are {allowed(STEPS)}.")
+        for table in self.tables:
+            if table not in TABLES:
+                raise ConfigError(f"Quantization.tables: got {table!r}, allowed are {allowed(TABLES)}.")
+        if self.weight_bits == WHOLE and self.activation_bits != WHOLE:
             raise ConfigError(
-                f"Quantization: weight_bits={self.weight_bits} with activation_bits={self.activation_bits} has no int8 "
-                "matrix product; quantize both (8, 8) or neither (32, 32)."
+                f"Quantization: weight_bits=32 with activation_bits={self.activation_bits} has no integer matrix "
+                "product; quantize the weights too, or set activation_bits=32."
             )
+
+    def _check_bits(self, name: str) -> None:
+        widths = (*WIDTHS, WHOLE) if name != "activation_bits" else (*WIDTHS[1:], WHOLE)
+        value: object = getattr(self, name)
+        if isinstance(value, bool) or value not in widths:
+            ternary = "1.58 (ternary), " if TERNARY in widths else ""
+            raise ConfigError(
+                f"Quantization.{name}: got {value!r}, allowed are {ternary}2 to 8, and 32 (float, not quantized)."
+            )
+
+    @property
+    def short_name(self) -> str:
+        """Weights and tables in a word: "int8", "ternary", "4-bit", "2/8-bit"; empty where both are in float."""
+        widths = [self.weight_bits, *([self.embedding_bits] if self.tables else [])]
+        low = [width for width in dict.fromkeys(widths) if width != WHOLE]
+        if low in ([8], [TERNARY]):
+            return "int8" if low == [8] else "ternary"
+        return "/".join(f"{width:g}" for width in low) + "-bit" if low else ""
+
+    def bits_of_table(self, name: str) -> float:
+        """Return the bits of an embedding table."""
+        return self.embedding_bits if name in self.tables else WHOLE
 
 
 def float_tensor(name: str, *shape: int) -> Tensor:
@@ -70,20 +112,38 @@ def norm_tensors(name: str, size: int) -> Iterator[Tensor]:
     yield float_tensor(f"{name}.bias", size)
 
 
-def linear_tensors(name: str, inputs: int, outputs: int, quantization: Quantization | None) -> Iterator[Tensor]:
-    """Yield the tensors of a linear map, with int8 codes and one step size per output row where quantized."""
-    if quantization is None or quantization.weight_bits == 32:
+def codes_tensor(name: str, rows: int, columns: int, bits: float, *, table: bool = False) -> Tensor:
+    """Return the tensor of codes: whole bytes of 8 bits, or rows of packed ones."""
+    if bits == 8:
+        return Tensor(f"{name}.codes", (rows, columns), "I8", rows * columns, table)
+    return Tensor(f"{name}.packed", (rows, packed_size(columns, bits)), "U8", rows * columns, table)
+
+
+def linear_tensors(
+    name: str, inputs: int, outputs: int, quantization: Quantization | None, groups: int = 1
+) -> Iterator[Tensor]:
+    """Yield the tensors of a linear map, with codes and step sizes where quantized.
+
+    Args:
+        name: of the map.
+        inputs: numbers that go in.
+        outputs: numbers that come out.
+        quantization: None leaves it in float.
+        groups: of outputs that have a step size of their own where rows have not.
+    """
+    if quantization is None or quantization.weight_bits == WHOLE:
         yield float_tensor(f"{name}.weight", outputs, inputs)
     else:
-        yield Tensor(f"{name}.codes", (outputs, inputs), "I8", outputs * inputs)
-        yield Tensor(f"{name}.step", (outputs,), "F32")
+        yield codes_tensor(name, outputs, inputs, quantization.weight_bits)
+        yield Tensor(f"{name}.step", (outputs if quantization.weight_steps == "row" else groups,), "F32")
     yield float_tensor(f"{name}.bias", outputs)
 
 
 def embedding_tensors(name: str, rows: int, size: int, quantization: Quantization | None) -> Iterator[Tensor]:
-    """Yield the tensors of an embedding table, with int8 codes and one step size per row where quantized."""
-    if quantization is None or quantization.embedding_bits == 32:
+    """Yield the tensors of an embedding table, with codes and step sizes where quantized."""
+    bits = WHOLE if quantization is None else quantization.bits_of_table(name.rpartition(".")[2])
+    if quantization is None or bits == WHOLE:
         yield Tensor(f"{name}.weight", (rows, size), "F32", rows * size, table=True)
     else:
-        yield Tensor(f"{name}.codes", (rows, size), "I8", rows * size, table=True)
-        yield Tensor(f"{name}.step", (rows,), "F32", table=True)
+        yield codes_tensor(name, rows, size, bits, table=True)
+        yield Tensor(f"{name}.step", (rows if quantization.embedding_steps == "row" else 1,), "F32", table=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.spec import Attention, EncoderSpec, FeedForward, Layer, Operation
 from bertcompress.report import describe, svg, text
 from bertcompress.report.runs import Entry, Run
@@ -68,12 +69,12 @@ class _Place:
     right: float
 
 
-def _block(class_: str, left: float, top: float, width: float, height: float, title: str, int8: bool) -> str:
+def _block(class_: str, left: float, top: float, width: float, height: float, title: str, low: str) -> str:
     shape = {"x": left, "y": top, "width": width, "height": height, "rx": min(1.5, height / 3)}
     marks = [svg.element("rect", class_=f"op {class_}", **shape)]
-    if int8:
+    if low:
         marks.append(svg.element("rect", class_="int8", fill="url(#int8)", **shape))
-    return svg.element("g", svg.tip(title + (", int8" if int8 else "")), *marks)
+    return svg.element("g", svg.tip(title + (f", {low}" if low else "")), *marks)
 
 
 class _Column:
@@ -85,8 +86,9 @@ class _Column:
         self.marks: list[str] = []
         self.places: list[_Place] = []
         bits = spec.quantization
-        self.int8_weights = bits is not None and bits.weight_bits == 8
-        self.int8_embeddings = bits is not None and bits.embedding_bits == 8
+        self.low = spec.low_bits
+        self.low_weights = self.low if bits and bits.weight_bits != WHOLE else ""
+        self.low_embeddings = self.low if bits and bits.bits_of_table("word") != WHOLE else ""
         self.start = top
         self._embeddings()
         self.layers_top = self.y
@@ -105,7 +107,7 @@ class _Column:
         left, width = self._edges(table.size)
         height = self.scale.height(_embedding_rows(self.spec))
         title = f"embeddings: {table.vocab_size:,} words of width {table.size:,}"
-        self.marks.append(_block("embeddings", left, self.y, width, height, title, self.int8_embeddings))
+        self.marks.append(_block("embeddings", left, self.y, width, height, title, self.low_embeddings))
         if height >= 14 and width >= 68:
             self.marks.append(svg.words("embeddings", self.centre, self.y + height / 2 + 4, "in-block", "middle"))
         self.y += height + LAYER_GAP
@@ -128,7 +130,7 @@ class _Column:
             height = self.scale.height(operation_height(operation, layer.hidden_size))
             title = f"layer {index + 1}: {describe.operation(operation)}, width {layer.hidden_size:,}"
             class_ = CLASSES[type(operation).__name__]
-            self.marks.append(_block(class_, left, self.y, width, height, title, self.int8_weights))
+            self.marks.append(_block(class_, left, self.y, width, height, title, self.low_weights))
             self.y += height + OPERATION_GAP
         self.places.append(_Place(top, self.y - OPERATION_GAP, left, left + width))
         self.y += LAYER_GAP - OPERATION_GAP
@@ -154,15 +156,15 @@ class _Column:
         return "".join(shown)
 
     def bracket(self) -> str:
-        """Return a bracket beside what is int8, with the word, so that no colour or texture has to say it."""
-        if not (self.int8_weights or self.int8_embeddings):
+        """Return a bracket beside what is in few bits, with the word, so that no colour or texture has to say it."""
+        if not (self.low_weights or self.low_embeddings):
             return ""
-        top = self.start if self.int8_embeddings else self.layers_top
-        bottom = self.bottom if self.int8_weights else self.layers_top - LAYER_GAP
+        top = self.start if self.low_embeddings else self.layers_top
+        bottom = self.bottom if self.low_weights else self.layers_top - LAYER_GAP
         x = self.centre + BLOCK / 2 + 6
         path = f"M{x:.1f} {top:.1f}h4V{bottom:.1f}h-4"
         return svg.element("path", d=path, class_="bracket") + svg.words(
-            "int8", x + 9, (top + bottom) / 2 + 4, "small strong halo"
+            self.low, x + 9, (top + bottom) / 2 + 4, "small strong halo"
         )
 
     def labels(self) -> str:
@@ -170,7 +172,7 @@ class _Column:
         stretches = describe.groups(self.spec)
         if len(stretches) < 2:
             return ""
-        x = self.centre + BLOCK / 2 + (52 if self.int8_weights else 12)
+        x = self.centre + BLOCK / 2 + (52 if self.low_weights else 12)
         marks, free = [], -100.0
         for first, count in stretches:
             layer = self.spec.layers[first]

@@ -53,8 +53,7 @@ def describe(entry: Entry, noun: str = "student") -> str:
     spec = entry.spec
     if spec is None:
         return f"{noun} {entry.name}"
-    int8 = spec.quantization is not None and 8 in (spec.quantization.weight_bits, spec.quantization.embedding_bits)
-    return f"{spec.num_layers}-layer {'int8 ' if int8 else ''}{noun}"
+    return " ".join(part for part in (f"{spec.num_layers}-layer", spec.low_bits, noun) if part)
 
 
 def size_change(entry: Entry, teacher: Entry) -> Change | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.spec import Attention, EncoderSpec, FeedForward, Operation
 from bertcompress.report import text
 from bertcompress.report.runs import TRAINING_FREE, Entry
@@ -57,8 +58,10 @@ def quantized(spec: EncoderSpec) -> str:
     if bits is None:
         return ""
     parts = (("weights", bits.weight_bits), ("embeddings", bits.embedding_bits), ("activations", bits.activation_bits))
-    low = [name for name, width in parts if width == 8]
-    return f"int8: {', '.join(low)}" if low else ""
+    low = [(name, width) for name, width in parts if width != WHOLE]
+    if {width for _, width in low} <= {8}:
+        return f"int8: {', '.join(name for name, _ in low)}" if low else ""
+    return ", ".join(f"{name} in {width:g} bits" for name, width in low)
 
 
 def chain(spec: EncoderSpec) -> list[str]:

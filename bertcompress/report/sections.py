@@ -118,7 +118,7 @@ def _legend(entries: Sequence[Entry], linked: bool) -> str:
     swatches = "".join(f"<li>{_swatch(class_)}{escape(label)}</li>" for class_, label in items)
     if any(describe.quantized(spec) for spec in specs):
         hatched = _swatch("op attention", hatched=True)
-        swatches += f"<li>{hatched}hatched: stored as int8, one byte a weight instead of four</li>"
+        swatches += f"<li>{hatched}hatched: stored in few bits; int8 is one byte a weight instead of four</li>"
     return f'<ul class="legend">{swatches}</ul>'
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bertcompress.report import compare, text
-from bertcompress.report.describe import method_name, quantized, widths
+from bertcompress.report.describe import method_name, widths
 from bertcompress.report.runs import Entry, Run
 
 NBSP = text.THIN_SPACE
@@ -49,7 +49,7 @@ def _ratio(ours: float | None, theirs: float | None, same: bool) -> str:
 def _layers(entry: Entry, teacher: Entry) -> Cell:
     if entry.spec is None:
         return absent("the architecture is not recorded")
-    return Cell(f"{entry.spec.num_layers} {text.TIMES} {widths(entry.spec)}", "int8" if quantized(entry.spec) else "")
+    return Cell(f"{entry.spec.num_layers} {text.TIMES} {widths(entry.spec)}", entry.spec.low_bits)
 
 
 def _parameters(entry: Entry, teacher: Entry) -> Cell:

@@ -36,6 +36,10 @@ CASES = {
     "mapping-search": LayerMappingSearch(**QUICK, **SEARCH, num_layers=2, objective={"hidden": 1, "soft": 1}),
     "quantization": PostTrainingQuantization(),
     "quantization-weights-float": PostTrainingQuantization(weight_bits=32, activation_bits=32),
+    "quantization-4-bits": PostTrainingQuantization(weight_bits=4, embedding_bits=3),
+    "quantization-ternary": PostTrainingQuantization(
+        weight_bits=1.58, embedding_bits=2, activation_bits=32, weight_steps="tensor", tables=["word"]
+    ),
 }
 everyone = pytest.mark.parametrize("compressor", CASES.values(), ids=CASES.keys())
 

@@ -82,7 +82,7 @@ EXPECTED: dict[str, tuple[int, str, str, str]] = {
         "which has no config.json",
         "allowed is a saved model's folder",
     ),
-    "three_bits": (5, "compress.0.weight_bits", "got 3", "allowed are 8 (int8) and 32 (float"),
+    "nine_bits": (5, "compress.0.weight_bits", "got 9", "allowed are 1.58 (ternary), 2 to 8, and 32 (float"),
     "two_documents": (3, "", "got a second document", "allowed is one document in a file"),
     "unclosed_bracket": (2, "teacher.model", "got brackets that do not end well", "allowed are {key: value}"),
     "unknown_key": (3, "compres", "did you mean 'compress'?", "Allowed are name, task, teacher, compress, evaluate"),

@@ -32,6 +32,13 @@ LAYERS = (
     Layer((Attention(2, 4), FeedForward(21)), 8),
     Layer((SeparableConvolution(3), Attention(3, 5), FeedForward(7)), 10),
 )
+QUANTIZATIONS = {
+    "float": None,
+    "int8": Quantization(),
+    "tables": Quantization(32, 8, 32),
+    **{f"{bits}-bit-rows": Quantization(bits, bits, 8) for bits in (1.58, 2, 3, 4, 5, 6, 7)},
+    **{f"{bits}-bit-tensors": Quantization(bits, bits, 32, "tensor", "tensor", ("word",)) for bits in (1.58, 2, 5, 8)},
+}
 HEADS = {
     "none": Head(pooler="tanh"),
     "classification": Head("classification", 3, "tanh"),
@@ -49,6 +56,8 @@ def make_network(head="classification", quantization=None, labels=()):
     for name, tensor in network.state_dict().items():
         if tensor.dtype == torch.int8:
             tensor.random_(-LEVELS, LEVELS + 1)
+        elif tensor.dtype == torch.uint8:
+            tensor.random_(1, 243)
         else:
             tensor.uniform_(1e-3, 1e-2) if name.endswith(".step") else tensor.normal_(0, 0.5)
     return network
@@ -94,7 +103,7 @@ def test_saved_models_say_the_same_in_a_fresh_process(tmp_path):
     save_file(inputs, tmp_path / "inputs.safetensors")
     expected = {}
     for head in HEADS:
-        for kind, quantization in (("float", None), ("int8", Quantization()), ("tables", Quantization(32, 8, 32))):
+        for kind, quantization in QUANTIZATIONS.items():
             network = make_network(head, quantization)
             network.save_pretrained(tmp_path / f"{head}-{kind}")
             expected[f"{head}-{kind}"] = said_by(network, inputs)

@@ -60,7 +60,7 @@ def test_at_8_bits_calibration_is_far_better_than_lsqs_rule(samples):
         for method in METHODS
     }
     assert errors["kl"] < errors["lsq"] / 10
-    assert errors["mse"] <= 1.01 * min(errors.values())  # bounds are tried 3 % apart
+    assert errors["mse"] <= 1.02 * min(errors.values())  # of bounds 3 % apart, on a sample
 
 
 @pytest.mark.parametrize("method", METHODS)

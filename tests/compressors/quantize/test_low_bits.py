@@ -1,0 +1,126 @@
+"""Networks of few bits: as small as the papers count, and the same function as their codes times their steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bertcompress.compressors import PostTrainingQuantization
+from bertcompress.compressors.quantize.weights import quantize_state
+from bertcompress.encoder.bits import TERNARY, code_range
+from bertcompress.encoder.lsq import fake_quantize
+from bertcompress.encoder.network import build
+from bertcompress.encoder.quantized import QuantizedLinear
+from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, Layer, SeparableConvolution, uniform_layers
+from bertcompress.encoder.tensors import Quantization
+from bertcompress.errors import ConfigError
+
+WIDTHS = [TERNARY, 2, 3, 4, 5, 6, 7, 8]
+BERT_BASE = EncoderSpec(Embeddings(30522, 768), uniform_layers(12, 768, 12, 3072), Head(pooler="tanh"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "tables", "position", "mib", "ratio"),
+    [(2, 2, False, 28.07, 14.88), (2, 2, True, 26.66, 15.67), (4, 4, False, 54.05, 7.73), (6, 6, False, 80.0, 5.22),
+     (8, 8, False, 106.0, 3.94), (2, 8, False, 44.8, 9.3)],
+)  # fmt: skip
+def test_bert_base_is_as_small_as_the_papers_count(weights, tables, position, mib, ratio):
+    """One step for each map and row of the word embeddings; biases, norms and token types in float."""
+    names = ("word", "position") if position else ("word",)
+    spec = BERT_BASE.replace(quantization=Quantization(weights, tables, 8, "tensor", "row", names))
+    assert spec.bytes() / 2**20 == pytest.approx(mib, rel=0.003)
+    assert BERT_BASE.bytes() / spec.bytes() == pytest.approx(ratio, rel=0.003)
+
+
+def test_ternary_codes_take_a_fifth_less_than_two_bits():
+    sizes = [
+        BERT_BASE.replace(quantization=Quantization(bits, bits, 8, "tensor", "row", ("word",))).bytes()
+        for bits in (TERNARY, 2)
+    ]
+    assert sizes[0] / sizes[1] == pytest.approx(0.816, abs=0.005)  # of all, with what stays in float
+
+
+@pytest.fixture(scope="module")
+def network():
+    layers = (*uniform_layers(2, 16, 2, 24), Layer((SeparableConvolution(3),), 12))
+    spec = EncoderSpec(Embeddings(40, 16, 20), layers, Head("classification", 3, "tanh"))
+    network = build(spec, seed=0)
+    torch.manual_seed(0)
+    for tensor in network.state_dict().values():
+        tensor.normal_(0, 0.4)
+    return network
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("steps", ["row", "tensor"])
+def test_weights_alone_give_what_their_rounded_floats_give(network, bits, steps):
+    """Activations in float: the packed network is the float network with rounded weights."""
+    spec = network.spec.replace(quantization=Quantization(bits, bits, 32, steps, steps, ("word",)))
+    state = quantize_state(network.state_dict(), spec)
+    packed = build(spec)
+    packed.load_state_dict(state)
+    rounded = {}
+    for name, weight in network.state_dict().items():
+        base = name.removesuffix(".weight")
+        rounded[name] = weight
+        if f"{base}.step" in state:
+            step = state[f"{base}.step"].repeat_interleave(len(weight) // len(state[f"{base}.step"]))
+            rounded[name] = fake_quantize(weight, step[:, None], code_range(bits))
+    reference = build(network.spec)
+    reference.load_state_dict(rounded)
+    ids = torch.arange(1, 13).view(2, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(ids).logits, reference(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_more_bits_are_nearer(network):
+    ids = torch.arange(1, 37).view(3, 12)
+    errors = []
+    for bits in WIDTHS:
+        spec = network.spec.replace(quantization=Quantization(bits, bits, 32))
+        packed = build(spec)
+        packed.load_state_dict(quantize_state(network.state_dict(), spec))
+        with torch.no_grad():
+            errors.append(float((packed(ids).logits - network(ids).logits).norm()))
+    assert errors[-1] < errors[3] < errors[1]
+    assert errors[-1] < 0.1 * errors[0]
+
+
+def test_queries_keys_and_values_have_steps_of_their_own(network):
+    state = dict(network.state_dict())
+    name = "encoder.layers.0.operations.0.qkv"
+    state[f"{name}.weight"] = state[f"{name}.weight"] * torch.tensor([1.0, 10.0, 100.0]).repeat_interleave(16)[:, None]
+    spec = network.spec.replace(quantization=Quantization(4, 32, 8, "tensor"))
+    steps = quantize_state(state, spec)[f"{name}.step"]
+    assert steps.shape == (3,)
+    assert torch.allclose(steps[1:] / steps[:-1], torch.tensor(10.0), rtol=0.5)
+
+
+def test_codes_are_unpacked_again_when_they_change():
+    module = QuantizedLinear(8, 4, bits=2)
+    inputs = torch.ones(1, 8)
+    assert torch.allclose(module(inputs), torch.full((1, 4), -8.0))  # packed zeros are the lowest codes
+    module.packed.fill_(0b01_01_01_01)
+    assert torch.equal(module(inputs), torch.zeros(1, 4))
+    other = QuantizedLinear(8, 4, bits=2)
+    other.load_state_dict({**module.state_dict(), "packed": torch.full((4, 2), 0b10_10_10_10, dtype=torch.uint8)})
+    assert torch.allclose(other(inputs), torch.full((1, 4), 8.0))
+    other.packed.data = torch.zeros(4, 2, dtype=torch.uint8)
+    assert torch.allclose(other(inputs), torch.full((1, 4), -8.0))
+    with torch.inference_mode():
+        made_there = QuantizedLinear(8, 4, bits=3)
+        assert torch.allclose(made_there(inputs), torch.full((1, 4), -24.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_bits": 9}, r"Quantization.weight_bits: got 9, allowed are 1.58 \(ternary\), 2 to 8, and 32"),
+        ({"weight_bits": 32}, "weight_bits=32 with activation_bits=8 has no integer matrix product"),
+        ({"weight_steps": "head"}, "Quantization.weight_steps: got 'head', allowed are 'row', 'tensor'"),
+        ({"initialization": "best"}, "PostTrainingQuantization.initialization: got 'best', allowed are 'max'"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_at_once(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PostTrainingQuantization(**changes)
