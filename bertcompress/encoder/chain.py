@@ -20,7 +20,7 @@ from bertcompress.encoder import integrity
 from bertcompress.encoder.configuration import ChainConfig
 from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.operations import Trace, build_operation, embedding, linear
-from bertcompress.encoder.quantized import Embedding, QuantizedTable
+from bertcompress.encoder.quantized import AttentionSites, Embedding, QuantizedTable
 from bertcompress.encoder.spec import EncoderSpec, Layer
 from bertcompress.errors import ConfigError
 
@@ -121,7 +121,7 @@ class ChainPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-        elif isinstance(module, QuantizedTable):
+        elif isinstance(module, (QuantizedTable, AttentionSites)):
             module.reset_parameters()
 
     @classmethod

@@ -16,7 +16,7 @@ from bertcompress.encoder import spec as specs
 from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.kernels import Linear
-from bertcompress.encoder.quantized import Embedding, QuantizedEmbedding, QuantizedLinear
+from bertcompress.encoder.quantized import AttentionSites, Embedding, QuantizedEmbedding, QuantizedLinear
 from bertcompress.encoder.tensors import Quantization
 
 MASKED = -1e9  # added to the scores of pads; exp() of it is 0 in every type that the chain computes in
@@ -48,7 +48,8 @@ def linear(inputs: int, outputs: int, quantization: Quantization | None, groups:
     if quantization is None or quantization.weight_bits == WHOLE:
         return Linear(inputs, outputs)
     steps = outputs if quantization.weight_steps == "row" else groups
-    return QuantizedLinear(inputs, outputs, quantization.weight_bits, steps, quantization.activation_bits)
+    stored = quantization.input_steps(groups)
+    return QuantizedLinear(inputs, outputs, quantization.weight_bits, steps, quantization.activation_bits, stored)
 
 
 def embedding(name: str, rows: int, size: int, quantization: Quantization | None) -> Embedding | QuantizedEmbedding:
@@ -69,6 +70,8 @@ class AttentionOperation(nn.Module):
         self.num_heads, self.head_size = sizes.num_heads, sizes.head_size
         width = sizes.num_heads * sizes.head_size
         self.qkv = linear(hidden, 3 * width, spec.quantization, groups=3)
+        bits = WHOLE if spec.quantization is None else spec.quantization.attention_bits
+        self.sites: nn.Module | None = None if bits == WHOLE else AttentionSites(bits)
         self.output = linear(width, hidden, spec.quantization)
         self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
         self.attention_dropout, self.hidden_dropout = spec.attention_dropout, spec.hidden_dropout
@@ -83,7 +86,7 @@ class AttentionOperation(nn.Module):
         allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
         rate = self.attention_dropout if self.training else 0.0
         # With dropout torch has no fused kernel for the CPU, and its own steps draw their random numbers slowly.
-        if trace.wanted:
+        if trace.wanted or self.sites is not None:
             context = self._traced(query, key, value, allowed, rate, trace)
         elif rate and query.device.type == "cpu":
             context = self._dropped(query, key, value, allowed, rate)
@@ -108,6 +111,8 @@ class AttentionOperation(nn.Module):
     def _traced(
         self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rate: float, trace: Trace
     ) -> Tensor:
+        if self.sites is not None:
+            query, key, value = (self.sites(each, site) for site, each in enumerate((query, key, value)))
         scores = query @ key.transpose(-1, -2) * self.head_size**-0.5  # (B, h, L, L)
         if trace.scores:
             trace.recorded_scores.append(scores)
@@ -116,7 +121,8 @@ class AttentionOperation(nn.Module):
         attention = scores.softmax(-1)
         if trace.attentions:
             trace.recorded_attentions.append(attention)
-        return dropout(attention, rate, self.training) @ value
+        dropped = dropout(attention, rate, self.training)
+        return (dropped if self.sites is None else self.sites(dropped, 3)) @ value
 
 
 class FeedForwardOperation(nn.Module):

@@ -1,7 +1,7 @@
 """Linear maps and embeddings that are stored as codes of few bits, and multiplied as int8 where that pays.
 
-Activations are quantized when the network runs, with one step size per token (row): an example's logits then do
-not depend on the examples that share its batch, nor on padding, which attacks and caches rely on.
+Activations are quantized when the network runs, with one step size per token (row), or with a stored one: an example's
+logits then do not depend on the examples that share its batch, nor on padding, which attacks and caches rely on.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bertcompress.encoder.bits import WHOLE, code_range, packed_size
+from bertcompress.encoder.bits import WHOLE, CodeRange, code_range, packed_size
 from bertcompress.encoder.kernels import int8_pays, product
+from bertcompress.encoder.lsq import fake_quantize, to_codes
 from bertcompress.encoder.packing import unpack
+from bertcompress.encoder.tensors import SITES
 
 LEVELS = 127  # symmetric range -127..127: -128 has no positive partner
 SMALLEST = 1e-30  # peak of an all-zero row, so that nothing is divided by zero
@@ -29,21 +31,51 @@ def quantize_rows(values: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]
 
 
 def int8_linear(inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor | None, levels: int = LEVELS) -> Tensor:
-    """Return inputs @ (codes * step).T + bias with an int8 product; inputs (..., in), codes (out, in), result float32.
+    """Return inputs @ (codes * step).T + bias; inputs (..., in), codes (out, in), result float32.
+
+    Each row of the inputs has its own step size, its largest magnitude / levels.
+    """
+    rows = inputs.reshape(-1, inputs.shape[-1]).float()  # (rows, in)
+    quantized, row_step = quantize_rows(rows, levels)
+    scaled = codes_product(quantized, codes) * row_step.unsqueeze(-1)
+    scaled = scaled * step if bias is None else torch.addcmul(bias, scaled, step)
+    return scaled.view(*inputs.shape[:-1], codes.shape[0])
+
+
+def static_linear(
+    inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor, input_step: Tensor, levels: int = LEVELS
+) -> Tensor:
+    """Return the same with a stored step size for the inputs; what is outside its range is clipped.
+
+    Args:
+        inputs: (..., in).
+        codes: (out, in), int8.
+        step: of the weights, (out,).
+        bias: (out,).
+        input_step: (groups,): each of as many equal groups of outputs sees inputs that are quantized with its own.
+        levels: the highest code of an input; the lowest is its opposite.
+    """
+    rows, parts = inputs.reshape(-1, inputs.shape[-1]).float(), []
+    groups = len(input_step)
+    for group, (some, steps, biases) in enumerate(
+        zip(*(each.chunk(groups) for each in (codes, step, bias)), strict=True)
+    ):
+        quantized = to_codes(rows, input_step[group], CodeRange(-levels, levels)).to(torch.int8)
+        parts.append(torch.addcmul(biases, codes_product(quantized, some).float(), steps * input_step[group]))
+    found = parts[0] if groups == 1 else torch.cat(parts, dim=-1)
+    return found.view(*inputs.shape[:-1], codes.shape[0])
+
+
+def codes_product(rows: Tensor, codes: Tensor) -> Tensor:
+    """Return rows @ codes.T of int8 codes, (rows, in) and (out, in), as whole numbers.
 
     Off the CPU, and on processors where int8 does not pay, the product is taken in float32 over the same codes. These
     are whole numbers, so it is the same up to 1,040 inputs (127^2 * 1,040 < 2^24), and beyond that up to rounding.
     """
-    rows = inputs.reshape(-1, inputs.shape[-1]).float()  # (rows, in)
-    quantized, row_step = quantize_rows(rows, levels)
     # torch's int8 product gives wrong numbers for an inner dimension of 1 (seen with 2.13).
     if rows.device.type == "cpu" and rows.shape[1] > 1 and int8_pays():
-        product = torch._int_mm(quantized, codes.t())
-    else:
-        product = quantized.float() @ codes.float().t()
-    scaled = product * row_step.unsqueeze(-1)
-    scaled = scaled * step if bias is None else torch.addcmul(bias, scaled, step)
-    return scaled.view(*inputs.shape[:-1], codes.shape[0])
+        return torch._int_mm(rows, codes.t())
+    return rows.float() @ codes.float().t()
 
 
 class QuantizedTable(nn.Module):
@@ -76,9 +108,11 @@ class QuantizedTable(nn.Module):
         return found
 
     def reset_parameters(self) -> None:
-        """Set all codes to the lowest and all steps to one."""
+        """Set all codes to the lowest, and all steps to one."""
         nn.init.zeros_(self.stored)
-        nn.init.ones_(self.step)
+        for name, buffer in self.named_buffers(recurse=False):
+            if name.endswith("step"):
+                nn.init.ones_(buffer)
 
     def whole(self) -> Tensor:
         """Return all codes, (rows, columns) int8; unpacked once, and again where the stored ones have changed."""
@@ -110,9 +144,16 @@ class QuantizedLinear(QuantizedTable):
 
     codes: Tensor
     bias: Tensor
+    input_step: Tensor
 
     def __init__(
-        self, in_features: int, out_features: int, bits: float = 8, steps: int | None = None, activation_bits: int = 8
+        self,
+        in_features: int,
+        out_features: int,
+        bits: float = 8,
+        steps: int | None = None,
+        activation_bits: int = 8,
+        input_steps: int = 0,
     ) -> None:
         """Allocate zero codes.
 
@@ -122,14 +163,20 @@ class QuantizedLinear(QuantizedTable):
             bits: of a code.
             steps: number of step sizes; by default one for each output.
             activation_bits: of what goes in, quantized as it comes; 32 leaves it as it is.
+            input_steps: number of stored step sizes for what goes in; 0 finds one for each token.
         """
         super().__init__(out_features, in_features, bits, steps or out_features, activation_bits)
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features, self.out_features, self.input_steps = in_features, out_features, input_steps
+        if input_steps:
+            self.register_buffer("input_step", torch.ones(input_steps))
         self.register_buffer("bias", torch.zeros(out_features))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        return self.times(inputs, self.bias)
+        if not self.input_steps:
+            return self.times(inputs, self.bias)
+        levels = code_range(self.activation_bits).high
+        return static_linear(inputs, self.whole(), self.row_steps(), self.bias, self.input_step, levels)
 
 
 class QuantizedEmbedding(QuantizedTable):
@@ -160,6 +207,35 @@ class QuantizedEmbedding(QuantizedTable):
     def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Score (..., size) states against every row of the table, as a tied output layer does."""
         return self.times(hidden, bias)
+
+
+class AttentionSites(nn.Module):
+    """What attention multiplies, rounded to codes times stored steps: queries, keys, values and probabilities.
+
+    Probabilities are never negative, so their codes begin at 0: twice as many levels as the symmetric codes that they
+    have in KDLSQ's released code.
+    """
+
+    step: Tensor
+
+    def __init__(self, bits: int) -> None:
+        """Begin with steps of one; they come from a checkpoint or a compressor."""
+        super().__init__()
+        self.ranges = site_ranges(bits)
+        self.register_buffer("step", torch.ones(SITES))
+
+    def reset_parameters(self) -> None:
+        """Set all steps to one."""
+        nn.init.ones_(self.step)
+
+    def forward(self, values: Tensor, site: int) -> Tensor:
+        """Round the values of a site: 0 queries, 1 keys, 2 values, 3 probabilities."""
+        return fake_quantize(values, self.step[site], self.ranges[site])
+
+
+def site_ranges(bits: int) -> tuple[CodeRange, ...]:
+    """Return the codes of queries, keys, values and probabilities."""
+    return (*(code_range(bits),) * 3, code_range(bits, signed=False))
 
 
 class Embedding(nn.Embedding):

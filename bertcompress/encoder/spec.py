@@ -20,6 +20,7 @@ from bertcompress.encoder.tensors import (
     float_tensor,
     linear_tensors,
     norm_tensors,
+    site_tensors,
 )
 from bertcompress.errors import ConfigError, allowed
 
@@ -44,6 +45,7 @@ class Attention:
         """Yield the tensors of the operation on a residual stream of width `hidden`."""
         width = self.num_heads * self.head_size
         yield from linear_tensors(f"{prefix}.qkv", hidden, 3 * width, quantization, groups=3)
+        yield from site_tensors(f"{prefix}.sites", quantization)
         yield from linear_tensors(f"{prefix}.output", width, hidden, quantization)
         yield from norm_tensors(f"{prefix}.norm", hidden)
 

@@ -13,6 +13,8 @@ from bertcompress.errors import ConfigError, allowed
 DTYPE_BYTES = {"F32": 4, "I8": 1, "U8": 1}
 TABLES = ("word", "position", "token_type")
 STEPS = ("row", "tensor")
+ACTIVATION_STEPS = ("token", "tensor")
+SITES = 4  # quantized inputs of attention's own products: queries, keys, values, probabilities
 
 
 class Tensor(NamedTuple):
@@ -40,8 +42,8 @@ def at_least(owner: str, name: str, value: object, minimum: int) -> None:
 class Quantization:
     """How the linear maps and embeddings of an encoder are stored and executed; sizes in bits.
 
-    Codes of less than 8 bits are packed in bytes. Activations are quantized when the network runs, with one step size
-    per token, so an example's logits never depend on its batch mates.
+    Codes of less than 8 bits are packed in bytes. Activations are quantized when the network runs, with step sizes of
+    each token or with stored ones, so an example's logits never depend on its batch mates.
 
     Attributes:
         weight_bits: of the linear maps: 1.58 (ternary), 2 to 8, or 32 (float).
@@ -52,6 +54,11 @@ class Quantization:
             their own also then.
         embedding_steps: "row", a step size for each row of a table, or "tensor".
         tables: which tables are quantized, of "word", "position", "token_type".
+        activation_steps: "token", a step size for each token, found as the network runs, or "tensor", one for all that
+            goes into a linear map, stored with it.
+        shared_inputs: whether queries, keys and values have one stored step size for what goes into them; else three.
+        attention_bits: of the queries, keys, values and probabilities that attention multiplies, with stored step
+            sizes; the products themselves are those of floats. 32 leaves them as they are.
     """
 
     weight_bits: float = 8
@@ -60,15 +67,19 @@ class Quantization:
     weight_steps: str = "row"
     embedding_steps: str = "row"
     tables: tuple[str, ...] = TABLES
+    activation_steps: str = "token"
+    shared_inputs: bool = True
+    attention_bits: int = WHOLE
 
     def __post_init__(self) -> None:
         """Refuse what the encoder cannot store or execute."""
         object.__setattr__(self, "tables", tuple(self.tables))
-        for name in ("weight_bits", "embedding_bits", "activation_bits"):
+        for name in ("weight_bits", "embedding_bits", "activation_bits", "attention_bits"):
             self._check_bits(name)
-        for name in ("weight_steps", "embedding_steps"):
-            if getattr(self, name) not in STEPS:
-                raise ConfigError(f"Quantization.{name}: got {getattr(self, name)!r}, allowed are {allowed(STEPS)}.")
+        steps = {"weight_steps": STEPS, "embedding_steps": STEPS, "activation_steps": ACTIVATION_STEPS}
+        for name, choices in steps.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"Quantization.{name}: got {getattr(self, name)!r}, allowed are {allowed(choices)}.")
         for table in self.tables:
             if table not in TABLES:
                 raise ConfigError(f"Quantization.tables: got {table!r}, allowed are {allowed(TABLES)}.")
@@ -79,13 +90,23 @@ class Quantization:
             )
 
     def _check_bits(self, name: str) -> None:
-        widths = (*WIDTHS, WHOLE) if name != "activation_bits" else (*WIDTHS[1:], WHOLE)
+        widths = (*WIDTHS, WHOLE) if name in ("weight_bits", "embedding_bits") else (*WIDTHS[1:], WHOLE)
         value: object = getattr(self, name)
         if isinstance(value, bool) or value not in widths:
             ternary = "1.58 (ternary), " if TERNARY in widths else ""
             raise ConfigError(
                 f"Quantization.{name}: got {value!r}, allowed are {ternary}2 to 8, and 32 (float, not quantized)."
             )
+
+    def input_steps(self, inputs: int = 1) -> int:
+        """Return how many step sizes are stored for what goes into a linear map; 0 where tokens have their own.
+
+        Args:
+            inputs: that the map stands for: 3 of queries, keys and values in one.
+        """
+        if WHOLE in (self.weight_bits, self.activation_bits) or self.activation_steps == "token":
+            return 0
+        return 1 if self.shared_inputs else inputs
 
     @property
     def short_name(self) -> str:
@@ -136,7 +157,15 @@ def linear_tensors(
     else:
         yield codes_tensor(name, outputs, inputs, quantization.weight_bits)
         yield Tensor(f"{name}.step", (outputs if quantization.weight_steps == "row" else groups,), "F32")
+        if quantization.input_steps(groups):
+            yield Tensor(f"{name}.input_step", (quantization.input_steps(groups),), "F32")
     yield float_tensor(f"{name}.bias", outputs)
+
+
+def site_tensors(name: str, quantization: Quantization | None) -> Iterator[Tensor]:
+    """Yield the step sizes of what attention multiplies, where it is quantized."""
+    if quantization is not None and quantization.attention_bits != WHOLE:
+        yield Tensor(f"{name}.step", (SITES,), "F32")
 
 
 def embedding_tensors(name: str, rows: int, size: int, quantization: Quantization | None) -> Iterator[Tensor]:

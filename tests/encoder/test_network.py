@@ -38,6 +38,8 @@ QUANTIZATIONS = {
     "tables": Quantization(32, 8, 32),
     **{f"{bits}-bit-rows": Quantization(bits, bits, 8) for bits in (1.58, 2, 3, 4, 5, 6, 7)},
     **{f"{bits}-bit-tensors": Quantization(bits, bits, 32, "tensor", "tensor", ("word",)) for bits in (1.58, 2, 5, 8)},
+    "stored-steps": Quantization(4, 8, 8, "tensor", activation_steps="tensor", attention_bits=8),
+    "three-inputs": Quantization(8, 2, 8, "row", activation_steps="tensor", shared_inputs=False, attention_bits=6),
 }
 HEADS = {
     "none": Head(pooler="tanh"),

@@ -75,7 +75,16 @@ quantizations = st.one_of(
         st.sampled_from(["row", "tensor"]),
         st.sets(st.sampled_from(["word", "position", "token_type"])).map(lambda names: tuple(sorted(names))),
     ),
-    st.sampled_from([Quantization(), Quantization(8, 32, 8), Quantization(2, 2, 8, "tensor", "row", ("word",))]),
+    st.sampled_from(
+        [
+            Quantization(),
+            Quantization(8, 32, 8),
+            Quantization(2, 2, 8, "tensor", "row", ("word",)),
+            Quantization(4, 4, 8, "tensor", activation_steps="tensor", attention_bits=8),
+            Quantization(8, 8, 4, activation_steps="tensor", shared_inputs=False),
+            Quantization(32, 8, 32, activation_steps="tensor", attention_bits=8),
+        ]
+    ),
 )
 
 

@@ -96,6 +96,49 @@ def test_queries_keys_and_values_have_steps_of_their_own(network):
     assert torch.allclose(steps[1:] / steps[:-1], torch.tensor(10.0), rtol=0.5)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_stored_steps_round_what_goes_in(bits, shared):
+    """The integer product with stored steps is the float product of rounded inputs and weights."""
+    random = torch.Generator().manual_seed(bits)
+    module = QuantizedLinear(24, 12, bits=4, steps=3, activation_bits=bits, input_steps=1 if shared else 3)
+    module.packed.random_(0, 256, generator=random)
+    module.step.uniform_(0.1, 1.0, generator=random)
+    module.input_step.uniform_(0.05, 0.5, generator=random)
+    module.bias.normal_(generator=random)
+    inputs = torch.randn(2, 5, 24, generator=random)
+    weights = module.whole().double() * module.row_steps().double()[:, None]
+    steps = module.input_step.expand(3)
+    parts = [
+        fake_quantize(inputs, steps[part], code_range(bits)).double() @ weights[4 * part : 4 * part + 4].T
+        for part in range(3)
+    ]
+    torch.testing.assert_close(
+        module(inputs).double(), torch.cat(parts, -1) + module.bias.double(), rtol=1e-5, atol=1e-5
+    )
+    together = module(inputs)
+    assert all(torch.equal(together[row], module(inputs[row])) for row in range(2))
+
+
+def test_sites_of_attention_are_rounded_before_they_are_multiplied(network):
+    spec = network.spec.replace(quantization=Quantization(8, 8, 32, attention_bits=3))
+    quantized, plain = build(spec), build(spec.replace(quantization=Quantization(8, 8, 32)))
+    state = quantize_state(network.state_dict(), plain.spec)
+    plain.load_state_dict(state)
+    quantized.load_state_dict(state, strict=False)
+    sites = quantized.encoder.layers[0].operations[0].sites
+    sites.step.copy_(torch.tensor([0.5, 0.4, 0.3, 1 / 7]))
+    ids = torch.arange(1, 13).view(2, 6)
+    trace = {"output_attention_scores": True, "output_projections": True}
+    with torch.no_grad():
+        ours, theirs = quantized(ids, **trace), plain(ids, **trace)
+    query, key, _ = theirs.projections[0].permute(2, 0, 3, 1, 4)  # before rounding, the same in both
+    rounded = [fake_quantize(each, sites.step[site], code_range(3)) for site, each in enumerate((query, key))]
+    torch.testing.assert_close(ours.attention_scores[0], rounded[0] @ rounded[1].transpose(-1, -2) * 8**-0.5)
+    assert (ours.attention_scores[0] - theirs.attention_scores[0]).abs().max() > 0.1
+    assert sites.ranges == ((-3, 3), (-3, 3), (-3, 3), (0, 7))
+
+
 def test_codes_are_unpacked_again_when_they_change():
     module = QuantizedLinear(8, 4, bits=2)
     inputs = torch.ones(1, 8)
