@@ -1,0 +1,237 @@
+"""A network whose weights and activations are rounded as it trains, with step sizes that are learned.
+
+The float weights stay; what they are multiplied with, and they themselves, pass through LSQ's quantizer. Such a network
+is made from a float one and the quantization that is wanted (`prepare`), and ends as the state of the network that
+stores codes (`quantized_state`), which computes the same but for the rounding of float sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bertcompress.compressors.quantize.initialization import SMALLEST, initial_step
+from bertcompress.compressors.quantize.weights import quantized_names, stored_codes
+from bertcompress.encoder.bits import WHOLE, CodeRange, code_range
+from bertcompress.encoder.lsq import fake_quantize
+from bertcompress.encoder.quantized import Embedding, site_ranges
+from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.encoder.tensors import Quantization
+
+LARGEST_LOG = 16.0  # beyond it, a step or one over it would soon be no float
+
+
+class LearnedStep(nn.Module):
+    """Step sizes that are learned as logarithms: they stay above 0, and an update changes them by a share.
+
+    KDLSQ's released code learns the bound itself, whose sign nothing keeps.
+    """
+
+    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "clip") -> None:
+        """Begin with steps of one.
+
+        Args:
+            codes: the range of codes.
+            groups: number of step sizes.
+            gradient: of values outside the range, see `fake_quantize`.
+        """
+        super().__init__()
+        self.codes, self.gradient = codes, gradient
+        self.log_step = nn.Parameter(torch.zeros(groups))
+        self.method: str | None = None  # while it is set, a step is found in the values that pass
+
+    @property
+    def step(self) -> Tensor:
+        """The step sizes, (groups,), from e^-16 to e^16."""
+        return self.log_step.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
+
+    @torch.no_grad()
+    def begin(self, values: Tensor, method: str) -> None:
+        """Set the steps by values (groups, count)."""
+        self.log_step.copy_(initial_step(values, self.codes, method).log())
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Round activations of any shape, all with the same step."""
+        if self.method is not None:
+            self.begin(values.reshape(1, -1), self.method)
+        return fake_quantize(values, self.step, self.codes, gradient=self.gradient)
+
+    def of_rows(self, weight: Tensor) -> Tensor:
+        """Round a weight (rows, columns), of which equal groups of rows share a step."""
+        steps = self.step
+        each = steps if len(steps) in (1, len(weight)) else steps.repeat_interleave(len(weight) // len(steps))
+        return fake_quantize(weight, each.unsqueeze(-1), self.codes, gradient=self.gradient)
+
+
+class LearnedLinear(nn.Module):
+    """A linear map with rounded weights and inputs."""
+
+    def __init__(
+        self, linear: nn.Linear, quantization: Quantization, groups: int, inputs: int, weight_gradient: str
+    ) -> None:
+        """Take over the weights of a float map.
+
+        Args:
+            linear: whose parameters it has from now on.
+            quantization: bit widths.
+            groups: number of steps of the weight.
+            inputs: number of steps of what goes in; 0 finds one for each token.
+            weight_gradient: of weights outside the range, see `fake_quantize`.
+        """
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.weight_step = LearnedStep(code_range(quantization.weight_bits), groups, weight_gradient)
+        self.activation_bits = quantization.activation_bits
+        codes = code_range(min(8, quantization.activation_bits))
+        self.input_steps = nn.ModuleList(LearnedStep(codes) for _ in range(inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        weight = self.weight_step.of_rows(self.weight)
+        if len(self.input_steps) < 2:
+            return F.linear(self._rounded(inputs), weight, self.bias)
+        parts = (each.chunk(len(self.input_steps)) for each in (weight, self.bias))
+        return torch.cat(
+            [F.linear(step(inputs), *part) for step, *part in zip(self.input_steps, *parts, strict=True)], dim=-1
+        )
+
+    def _rounded(self, inputs: Tensor) -> Tensor:
+        if self.activation_bits == WHOLE:
+            return inputs
+        if len(self.input_steps):
+            found: Tensor = self.input_steps[0](inputs)
+            return found
+        codes = code_range(self.activation_bits)
+        step = inputs.detach().float().abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / codes.high
+        return fake_quantize(inputs, step, codes, gradient="ste")
+
+
+class LearnedEmbedding(Embedding):
+    """An embedding table with rounded rows; only those that are looked up are rounded."""
+
+    def __init__(self, table: Embedding, bits: float, groups: int, weight_gradient: str) -> None:
+        """Take over a float table; see `LearnedLinear`."""
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+        self.padding_idx = None
+        self.weight = table.weight
+        self.weight_step = LearnedStep(code_range(bits), groups, weight_gradient)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look up (...,) ids as (..., size) rows."""
+        steps = self.weight_step.step
+        step = steps[ids].unsqueeze(-1) if len(steps) > 1 else steps
+        rows = F.embedding(ids, self.weight)
+        return fake_quantize(rows, step, self.weight_step.codes, gradient=self.weight_step.gradient)
+
+    def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """Score (..., size) states against every row of the table, as a tied output layer does."""
+        return F.linear(hidden, self.weight_step.of_rows(self.weight), bias)
+
+
+class LearnedSites(nn.Module):
+    """The learned steps of what attention multiplies, in place of `AttentionSites`."""
+
+    def __init__(self, bits: int) -> None:
+        """Build the four quantizers."""
+        super().__init__()
+        self.steps = nn.ModuleList(LearnedStep(codes) for codes in site_ranges(bits))
+
+    def forward(self, values: Tensor, site: int) -> Tensor:
+        """Round the values of a site: 0 queries, 1 keys, 2 values, 3 probabilities."""
+        found: Tensor = self.steps[site](values)
+        return found
+
+
+def prepare(network: nn.Module, spec: EncoderSpec, method: str = "kl", weight_gradient: str = "ste") -> None:
+    """Put quantizers into a float network, in place; steps of weights are found, those of activations are still one.
+
+    Args:
+        network: built from the same spec without quantization.
+        spec: with the quantization that is wanted.
+        method: how steps of weights are found, see `initial_step`.
+        weight_gradient: "ste", as in KDLSQ's released code, or "clip", as in LSQ.
+    """
+    bits = spec.quantization
+    assert bits is not None
+    sizes = {tensor.name: tensor.shape for tensor in spec.tensors()}
+    for name in quantized_names(spec):
+        parent, child = _place(network, name)
+        float_part, groups = getattr(parent, child), sizes[f"{name}.step"][0]
+        new: LearnedEmbedding | LearnedLinear
+        if isinstance(float_part, Embedding):
+            new = LearnedEmbedding(float_part, bits.bits_of_table(child), groups, weight_gradient)
+        else:
+            inputs = sizes.get(f"{name}.input_step", (0,))[0]
+            new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient)
+        new.weight_step.begin(new.weight.reshape(groups, -1), method)
+        setattr(parent, child, new)
+    for name in _sites(spec):
+        parent, child = _place(network, name)
+        setattr(parent, child, LearnedSites(bits.attention_bits))
+
+
+@contextmanager
+def calibrating(network: nn.Module, method: str) -> Iterator[None]:
+    """Find the steps of activations in what passes through the network meanwhile.
+
+    They are found in the order of the network, so that later ones see what earlier ones have rounded already.
+    """
+    steps = list(activation_steps(network))
+    try:
+        for step in steps:
+            step.method = method
+        yield
+    finally:
+        for step in steps:
+            step.method = None
+
+
+def activation_steps(network: nn.Module) -> Iterator[LearnedStep]:
+    """Yield the quantizers of activations."""
+    for module in network.modules():
+        if isinstance(module, LearnedLinear):
+            yield from (each for each in module.input_steps if isinstance(each, LearnedStep))
+        elif isinstance(module, LearnedSites):
+            yield from (each for each in module.steps if isinstance(each, LearnedStep))
+
+
+@torch.no_grad()
+def quantized_state(network: nn.Module, spec: EncoderSpec) -> dict[str, Tensor]:
+    """Return the state of the network that stores codes, from one that `prepare` made.
+
+    Args:
+        network: with learned steps.
+        spec: that it was prepared for.
+    """
+    assert spec.quantization is not None
+    learned: dict[str, Any] = dict(network.named_modules())
+    state = {
+        name: value for name, value in network.state_dict().items() if "_step" not in name and ".sites." not in name
+    }
+    for tensor in spec.tensors():
+        name, _, kind = tensor.name.rpartition(".")
+        if kind in ("codes", "packed"):
+            bits = spec.quantization.embedding_bits if tensor.table else spec.quantization.weight_bits
+            state[tensor.name] = stored_codes(state.pop(f"{name}.weight").float(), learned[name].weight_step.step, bits)
+        elif kind == "input_step":
+            state[tensor.name] = torch.cat([each.step for each in learned[name].input_steps])
+        elif kind == "step":
+            found = learned[name]
+            of_sites = isinstance(found, LearnedSites)
+            state[tensor.name] = torch.cat([each.step for each in found.steps]) if of_sites else found.weight_step.step
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _sites(spec: EncoderSpec) -> list[str]:
+    return [tensor.name.rpartition(".")[0] for tensor in spec.tensors() if tensor.name.endswith(".sites.step")]
+
+
+def _place(network: nn.Module, name: str) -> tuple[nn.Module, str]:
+    parent, _, child = name.rpartition(".")
+    return network.get_submodule(parent), child

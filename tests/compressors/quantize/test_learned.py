@@ -1,0 +1,156 @@
+"""Networks with learned steps: where they round, that all of it learns, and that what is stored computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bertcompress.compressors.quantize.learned import (
+    LearnedEmbedding,
+    LearnedLinear,
+    LearnedSites,
+    LearnedStep,
+    activation_steps,
+    calibrating,
+    prepare,
+    quantized_state,
+)
+from bertcompress.compressors.quantize.weights import quantize_state
+from bertcompress.encoder.bits import code_range
+from bertcompress.encoder.network import build
+from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, Layer, SeparableConvolution, uniform_layers
+from bertcompress.encoder.tensors import Quantization
+
+STATIC = {"activation_steps": "tensor", "attention_bits": 8}
+QUANTIZATIONS = {
+    "kdlsq-8": Quantization(8, 8, 8, "tensor", "tensor", ("word", "position"), shared_inputs=False, **STATIC),
+    "kdlsq-2": Quantization(2, 2, 8, "tensor", "row", ("word",), **STATIC),
+    "rows-3": Quantization(3, 5, 6, **STATIC),
+    "ternary": Quantization(1.58, 1.58, 8, **STATIC),
+    "tokens": Quantization(4, 4, 8, "tensor"),
+    "weights": Quantization(4, 8, 32, "tensor", "tensor"),
+    "tables": Quantization(32, 4, 32),
+}
+PLAIN = EncoderSpec(Embeddings(40, 16, 20), uniform_layers(2, 16, 2, 24), Head("classification", 3, "tanh"))
+ODD = PLAIN.replace(layers=(*PLAIN.layers, Layer((SeparableConvolution(3),), 12)))
+IDS = torch.randint(1, 40, (6, 12), generator=torch.Generator().manual_seed(0))
+MASK = torch.arange(12) < torch.tensor([12, 9, 12, 5, 11, 12])[:, None]
+
+
+def make(spec, seed=0):
+    network = build(spec, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        if "norm" not in name:
+            tensor.normal_(0, 0.15, generator=generator)
+    return network
+
+
+def prepared(spec, quantization, method="kl"):
+    network, wanted = make(spec), spec.replace(quantization=quantization)
+    prepare(network, wanted, method)
+    with torch.no_grad(), calibrating(network, method):
+        network(IDS, attention_mask=MASK.long())
+    return network, wanted
+
+
+@pytest.mark.parametrize("spec", [PLAIN, ODD], ids=["plain", "odd"])
+@pytest.mark.parametrize("quantization", QUANTIZATIONS.values(), ids=QUANTIZATIONS.keys())
+def test_what_is_stored_computes_what_was_trained(spec, quantization):
+    network, wanted = prepared(spec, quantization)
+    stored = build(wanted)
+    stored.load_state_dict(quantized_state(network, wanted))
+    with torch.no_grad():
+        ours = network(IDS, attention_mask=MASK.long(), output_hidden_states=True)
+        theirs = stored(IDS, attention_mask=MASK.long(), output_hidden_states=True)
+    errors = torch.cat([(a - b).abs().flatten() for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True)])
+    # Float sums are rounded differently, and where a value is near the border of two codes, that moves it by one.
+    assert (errors > 1e-5).float().mean() < 0.02
+    torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=2e-2)
+
+
+def test_nothing_is_rounded_at_32_bits():
+    network = make(PLAIN)
+    prepare(network, PLAIN.replace(quantization=Quantization(32, 32, 32)))
+    assert torch.equal(network(IDS).logits, make(PLAIN)(IDS).logits)
+    assert not list(activation_steps(network))
+
+
+@pytest.mark.parametrize("name", ["kdlsq-8", "tokens"])
+def test_8_bits_and_the_largest_magnitudes_hardly_change_what_is_said(name):
+    bits = 8 if name == "kdlsq-8" else 32
+    quantization = Quantization(8, 8, 8, activation_steps="tensor" if bits == 8 else "token", attention_bits=bits)
+    network, _ = prepared(PLAIN, quantization, "max")
+    teacher = make(PLAIN)
+    with torch.no_grad():
+        ours, theirs = (each(IDS, attention_mask=MASK.long()).logits for each in (network, teacher))
+    assert ((ours - theirs).norm() / theirs.norm()) < 0.02
+
+
+def test_quantizers_are_where_the_method_has_them():
+    """KDLSQ: for each layer 10 of activations and 6 of weights; two tables and the pooler; head and norms have none."""
+    network, _ = prepared(PLAIN, QUANTIZATIONS["kdlsq-8"])
+    steps = {name: module for name, module in network.named_modules() if isinstance(module, LearnedStep)}
+    per_layer = {name: each for name, each in steps.items() if ".layers.0." in name}
+    weights = sum(len(each.log_step) for name, each in per_layer.items() if "weight_step" in name)
+    assert (weights, sum("weight_step" not in name for name in per_layer)) == (6, 10)
+    outside = sorted(name for name in steps if ".layers." not in name)
+    assert outside == [
+        "encoder.embeddings.position.weight_step", "encoder.embeddings.word.weight_step",
+        "encoder.pooler.input_steps.0", "encoder.pooler.weight_step",
+    ]  # fmt: skip
+    assert len(list(activation_steps(network))) == 2 * 10 + 1
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS.values(), ids=QUANTIZATIONS.keys())
+def test_every_step_and_weight_learns(quantization):
+    network, _ = prepared(ODD, quantization)
+    network.train()
+    F.cross_entropy(network(IDS, attention_mask=MASK.long()).logits, torch.tensor([0, 1, 2, 0, 1, 2])).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_steps_stay_above_zero_whatever_the_gradient():
+    step = LearnedStep(code_range(2))
+    optimizer = torch.optim.SGD(step.parameters(), lr=10.0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (step(torch.linspace(-3, 3, 50)).square().sum()).backward()
+        optimizer.step()
+    assert (step.step > 0).all()
+    assert step.step.isfinite().all()
+
+
+def test_only_rows_that_are_looked_up_are_rounded_and_learn():
+    network, _ = prepared(PLAIN, Quantization(4, 4, 32))
+    table = network.encoder.embeddings.word
+    assert isinstance(table, LearnedEmbedding)
+    ids = torch.tensor([[3, 5, 3]])
+    table(ids).sum().backward()
+    assert sorted(table.weight_step.log_step.grad.nonzero().flatten().tolist()) == [3, 5]
+    whole = table.weight_step.of_rows(table.weight)
+    assert torch.equal(table(ids), whole[ids])
+
+
+def test_the_input_network_is_not_needed_again_and_heads_stay_float():
+    network, _ = prepared(PLAIN, QUANTIZATIONS["kdlsq-8"])
+    kinds = {name: type(module) for name, module in network.named_modules()}
+    assert kinds["classifier"].__name__ == "Linear"
+    assert kinds["encoder.layers.0.operations.0.qkv"] is LearnedLinear
+    assert kinds["encoder.layers.0.operations.0.sites"] is LearnedSites
+    assert kinds["encoder.layers.0.operations.0.norm"].__name__ == "LayerNorm"
+
+
+def test_masked_lm_heads_are_rounded_too():
+    spec = PLAIN.replace(head=Head("masked_lm"))
+    quantization = Quantization(4, 4, 32)
+    network, wanted = prepared(spec, quantization, "mse")
+    plain, stored = build(wanted), build(wanted)
+    stored.load_state_dict(quantized_state(network, wanted))
+    plain.load_state_dict(quantize_state(make(spec).state_dict(), wanted, "mse"))
+    with torch.no_grad():
+        torch.testing.assert_close(stored(IDS).logits, plain(IDS).logits)
+        torch.testing.assert_close(network(IDS).logits, plain(IDS).logits, rtol=1e-4, atol=1e-4)
