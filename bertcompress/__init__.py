@@ -18,6 +18,7 @@ _HOMES = {
         "ExtractThenDistill",
         "FineTune",
         "LayerMappingSearch",
+        "KDLSQ",
         "PostTrainingQuantization",
         "finetune",
     ),
@@ -35,6 +36,7 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "KDLSQ",
     "BertCompressError",
     "Distill",
     "Downstream",
@@ -61,6 +63,7 @@ __all__ = [
 if TYPE_CHECKING:
     from bertcompress import metrics
     from bertcompress.compressors import (
+        KDLSQ,
         Distill,
         ExtractThenDistill,
         FineTune,

@@ -8,11 +8,12 @@ from bertcompress.compressors.distill import Distill
 from bertcompress.compressors.extract import ExtractThenDistill
 from bertcompress.compressors.fine_tune import FineTune, finetune
 from bertcompress.compressors.layer_mapping import LayerMappingSearch
-from bertcompress.compressors.quantize import PostTrainingQuantization
+from bertcompress.compressors.quantize import KDLSQ, PostTrainingQuantization
 
-register(FineTune, Distill, ExtractThenDistill, LayerMappingSearch, PostTrainingQuantization)
+register(FineTune, Distill, ExtractThenDistill, LayerMappingSearch, KDLSQ, PostTrainingQuantization)
 
 __all__ = [
+    "KDLSQ",
     "METHODS",
     "Compressor",
     "Context",

@@ -54,6 +54,7 @@ def fit(
     learns: Mapping[str, Any] | None = None,
     teacher: Model | None = None,
     context: Context | None = None,
+    factors: Mapping[str, float] | None = None,
 ) -> TrainingResult:
     """Train the model's network in place on the task's train split, keeping the best state on validation.
 
@@ -68,6 +69,7 @@ def fit(
         learns: what else the objective depends on, see `build_objective`.
         teacher: needed by every term but `hard`.
         context: for resuming.
+        factors: of the learning rates of some parameters, see `training.optimizers.parameter_groups`.
     """
     check_head(method, model, task)
     context = context or Context()
@@ -96,6 +98,7 @@ def fit(
         score=scorer,
         checkpoint=context.folder,
         description=context.label or method,
+        factors=factors,
     )
     if isinstance(scorer, _Scorer) and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
         model.null_threshold = scorer.judge.best_threshold(scorer.predictions(model.network))[0]

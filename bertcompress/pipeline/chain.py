@@ -129,6 +129,9 @@ def objective_of(step: Any, spec: EncoderSpec, teacher: EncoderSpec, task: Task)
     from bertcompress.training.masking import Masking
     from bertcompress.training.objectives import build_objective
 
+    if isinstance(step, Distillation):
+        teacher = step.learns_from(spec, teacher)
+        step = step.fitted(spec, teacher, task.kind)
     learns: dict[str, Any] = step.learns() if isinstance(step, Distillation) else {}
     masking = Masking(0, (), spec.embeddings.vocab_size)  # any will do: nothing is hidden here
     weights = step.objective_weights(task.kind)

@@ -19,6 +19,7 @@ from bertcompress.data.sources import resolve_model
 from bertcompress.downstream.scores import check as check_downstream
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import default_pooler, spec_from_config
+from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.model import head_for, spec_for
@@ -138,11 +139,12 @@ def _planned(name: str, step: Any, spec: EncoderSpec, teacher: EncoderSpec, leng
         objective = objective_of(step, spec, teacher, lengths.task) if learns else None
         max_length = step.length_for(lengths.task.kind)
         train = lengths.of("train", max_length)
-        seconds += estimate_seconds(spec, teacher if learns else None, train, step, objective)
+        make = step.network_for if isinstance(step, Distillation) else build
+        seconds += estimate_seconds(spec, teacher if learns else None, train, step, objective, make=make)
         validation = lengths.of("validation", max_length)
         if len(validation):
             scores = max(1, round(step.epochs * step.evaluations_per_epoch))
-            seconds += scores * estimate_forward_seconds(spec, validation, step)
+            seconds += scores * estimate_forward_seconds(spec, validation, step, make=make)
         memory += _training_mib(spec, step, int(train.max(initial=1))) + (teacher.bytes() / MIB if learns else 0)
     if isinstance(step, ExtractThenDistill) and step.measured_examples():
         seconds += _importance_seconds(teacher, step, lengths)

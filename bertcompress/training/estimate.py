@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from bertcompress.data.batching import evaluation_batches
 from bertcompress.data.features import Features
@@ -47,6 +47,7 @@ def estimate_seconds(
     objective: Objective | None = None,
     *,
     cache_mib: float = 2048,
+    make: Callable[[EncoderSpec], nn.Module] = build,
 ) -> float:
     """Return the seconds that a training will take on this machine in one process, without scores and loading.
 
@@ -59,6 +60,7 @@ def estimate_seconds(
         settings: of the training.
         objective: what is minimised, for what it reads of both networks; the logits alone if left out.
         cache_mib: as for `TeacherOutputs`.
+        make: makes the network that is trained, of random weights.
     """
     plan = StepPlan(lengths, settings)
     if not plan.total:
@@ -69,7 +71,7 @@ def estimate_seconds(
         features = _random_features(plan.lengths, student)
         live = teacher is not None and objective is not None and _live(objective, teacher, plan.lengths, cache_mib)
         live = live or settings.epochs <= 1  # what is read once is not kept
-        total = _training_seconds(student, teacher if live else None, features, settings, needs, logits)
+        total = _training_seconds(make(student), teacher if live else None, features, settings, needs, logits)
         if teacher is not None and not live:
             read = objective is None or objective.needs_teacher_logits
             total += estimate_forward_seconds(teacher, plan.lengths, settings, needs, logits=read)
@@ -83,12 +85,13 @@ def estimate_forward_seconds(
     needs: Collection[str] = frozenset(),
     *,
     logits: bool = True,
+    make: Callable[[EncoderSpec], nn.Module] = build,
 ) -> float:
     """Return the seconds that one pass without gradients over examples of these lengths takes, as a score does."""
     with preserved():
         features = _random_features(np.asarray(lengths, dtype=np.int64), spec)
         batches = evaluation_batches(features.lengths, settings.max_tokens)
-        network = build(spec)
+        network = make(spec)
         precision = resolve_precision(settings.precision, "cpu")
 
         def run(place: int) -> None:
@@ -99,7 +102,7 @@ def estimate_forward_seconds(
 
 
 def _training_seconds(
-    student: EncoderSpec,
+    student: nn.Module,
     teacher: EncoderSpec | None,
     features: Features,
     settings: TrainingSettings,
@@ -110,7 +113,7 @@ def _training_seconds(
     if teacher is not None:
         limits = {"max_tokens": settings.max_tokens, "precision": settings.precision}
         outputs = TeacherOutputs(build(teacher), features, needs=needs, cache_mib=0, logits=logits, **limits)  # type: ignore[arg-type]
-    session = Session(build(student), objective, features, settings, outputs, None, "estimate")
+    session = Session(student, objective, features, settings, outputs, None, "estimate")
     plan = session.plan
     epoch = range(min(plan.total, plan.steps_per_epoch))
     sizes = [sum(_padded(part, plan.lengths) for part in plan.micro_batches(plan.groups(step))) for step in epoch]

@@ -9,6 +9,7 @@ follows from (seed, step, process), not from what ran before it.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,7 @@ def train(
     score: Score | None = None,
     checkpoint: Path | None = None,
     description: str = "",
+    factors: Mapping[str, float] | None = None,
 ) -> TrainingResult:
     """Train the network in place; it ends in evaluation mode, with its best weights if there is a score.
 
@@ -86,6 +88,7 @@ def train(
         checkpoint: folder for checkpoints. If it holds one of this very training, that is continued, and ends with
             the same weights as an uninterrupted run. It is left there for the caller to remove.
         description: for the progress display and the trackers.
+        factors: of the learning rates of some parameters, see `optimizers.parameter_groups`.
 
     Raises:
         ConfigError: the objective, teacher and network do not fit together, or a tracker is not installed.
@@ -94,7 +97,7 @@ def train(
     """
     _check(network, objective, features, teacher)
     with preserved(), kept_memory():
-        session = Session(network, objective, features, settings, teacher, score, description)
+        session = Session(network, objective, features, settings, teacher, score, description, factors)
         try:
             _run(session, checkpoint)
         finally:

@@ -15,21 +15,34 @@ EPSILON = 1e-6  # BERT's own. Where the true gradient is 0 (a key's bias), 1e-8 
 FUSED_DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
-def parameter_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    parameters: Mapping[str, nn.Parameter], weight_decay: float, factors: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """Split parameters into those that decay (matrices, tables) and those that do not (biases, norms, step sizes).
 
-    Whatever has fewer than two dimensions is a bias, a norm or a step size; names are not looked at.
+    Whatever has fewer than two dimensions is a bias, a norm or a step size.
+
+    Args:
+        parameters: by name.
+        weight_decay: of those that decay.
+        factors: a part of a parameter's name -> factor of its learning rate; the first that fits counts.
     """
-    decayed = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    kept = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        factor = next((value for part, value in (factors or {}).items() if part in name), 1.0)
+        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": members, "weight_decay": weight_decay if decays else 0.0, "factor": factor}
+        for (factor, decays), members in sorted(groups.items(), key=lambda item: (item[0][0], not item[0][1]))
+    ]
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
-    """Return AdamW (betas 0.9 and 0.999, epsilon 1e-6), fused where torch has the kernel."""
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, factors: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """Return AdamW (betas 0.9 and 0.999, epsilon 1e-6), fused where torch has the kernel; see `parameter_groups`."""
     devices = {parameter.device.type for parameter in parameters.values()}
-    groups = parameter_groups(parameters, settings.weight_decay)
+    groups = parameter_groups(parameters, settings.weight_decay, factors)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, eps=EPSILON, fused=devices <= set(FUSED_DEVICES))
 
 
@@ -51,6 +64,6 @@ def learning_rate(step: int, total: int, settings: TrainingSettings) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group of the optimizer this rate."""
+    """Give every group of the optimizer this rate, times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)

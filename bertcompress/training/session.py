@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,9 +72,11 @@ class Session:
         teacher: TeacherOutputs | None,
         score: Score | None,
         description: str,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         """Move the network and the objective to the training's device and build the optimizer."""
         self.network, self.objective, self.features = network, objective, features
+        self.factors = dict(factors or {})
         self.settings, self.name, self.score = settings, description or "training", score
         self.teacher = teacher if objective.needs_teacher else None
         self.accelerator = accelerator()
@@ -92,7 +94,7 @@ class Session:
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         }
-        self.optimizer = build_optimizer(self.parameters, settings)
+        self.optimizer = build_optimizer(self.parameters, settings, factors)
         table = sparse_table(network, self.device)
         self.gradients = Gradients(self.parameters, table, self.accelerator, settings.max_grad_norm)
         self.watched: list[tuple[int, Tensor, Sequence[Indices]]] = []
@@ -144,6 +146,8 @@ class Session:
             "arithmetic": [self.precision, self.device.type],
             "architecture": type(self.network).__name__ if config is None else config.to_dict(),
         }
+        if self.factors:
+            facts["factors"] = self.factors
         return digest(facts, self.network, self.objective)
 
     def step(self) -> tuple[float, int]:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bertcompress.compressors import (
+    KDLSQ,
     METHODS,
     Context,
     Distill,
@@ -40,7 +41,13 @@ CASES = {
     "quantization-ternary": PostTrainingQuantization(
         weight_bits=1.58, embedding_bits=2, activation_bits=32, weight_steps="tensor", tables=["word"]
     ),
-}
+    "kdlsq": KDLSQ(**QUICK, weight_bits=4, embedding_bits=4),
+    "kdlsq-as-released": KDLSQ(
+        **QUICK, weight_bits=2, embedding_bits=2, embedding_steps="tensor", tables=["word", "position"],
+        shared_inputs=False, ground_truth=True,
+    ),
+    "kdlsq-tokens": KDLSQ(**QUICK, weight_bits=1.58, weight_steps="row", activation_steps="token", own_teacher=True),
+}  # fmt: skip
 everyone = pytest.mark.parametrize("compressor", CASES.values(), ids=CASES.keys())
 
 

@@ -13,6 +13,8 @@ from bertcompress.training.recipes import NEEDS, PRESETS, TERMS, Mappings, check
 from bertcompress.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    import torch
+
     from bertcompress.data.tasks import Task
     from bertcompress.encoder.spec import EncoderSpec
     from bertcompress.model import Model
@@ -90,6 +92,20 @@ class Distillation(TrainingSettings):
         for term in self.objective_weights(kind):
             if TERMS[term] is not None:
                 pairs_of(term, self.mapping, student.num_layers, teacher.num_layers)
+
+    def learns_from(self, student: EncoderSpec, teacher: EncoderSpec) -> EncoderSpec:
+        """Return the spec of whom a student learns from: the run's teacher, unless a method says otherwise."""
+        return teacher
+
+    def network_for(self, spec: EncoderSpec) -> torch.nn.Module:
+        """Return a network of random weights that trains as the one that becomes `spec` does, to time it."""
+        from bertcompress.encoder.network import build
+
+        return build(spec)
+
+    def fitted(self, student: EncoderSpec, teacher: EncoderSpec, kind: str) -> Distillation:
+        """Return the settings with what follows from the networks, where nothing else was said; here nothing does."""
+        return self
 
     def fit(
         self,

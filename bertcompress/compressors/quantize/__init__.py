@@ -1,5 +1,6 @@
 """Quantization of linear maps and embeddings."""
 
 from bertcompress.compressors.quantize.compressor import PostTrainingQuantization
+from bertcompress.compressors.quantize.kdlsq import KDLSQ
 
-__all__ = ["PostTrainingQuantization"]
+__all__ = ["KDLSQ", "PostTrainingQuantization"]

@@ -118,7 +118,8 @@ class LearnedEmbedding(Embedding):
         """Take over a float table; see `LearnedLinear`."""
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
-        self.padding_idx = None
+        self.padding_idx, self.max_norm, self.norm_type = None, None, 2.0
+        self.scale_grad_by_freq = self.sparse = False
         self.weight = table.weight
         self.weight_step = LearnedStep(code_range(bits), groups, weight_gradient)
 
@@ -126,7 +127,7 @@ class LearnedEmbedding(Embedding):
         """Look up (...,) ids as (..., size) rows."""
         steps = self.weight_step.step
         step = steps[ids].unsqueeze(-1) if len(steps) > 1 else steps
-        rows = F.embedding(ids, self.weight)
+        rows = F.embedding(ids, self.weight, sparse=self.sparse)
         return fake_quantize(rows, step, self.weight_step.codes, gradient=self.weight_step.gradient)
 
     def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
