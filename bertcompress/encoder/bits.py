@@ -40,6 +40,12 @@ def code_range(bits: float, *, signed: bool = True, narrow: bool = True) -> Code
     return CodeRange(1 - half if narrow else -half, half - 1)
 
 
+def plain_bits(bits: float) -> float:
+    """Return a whole number of bits as such: 8.0, which a file may say, is 8."""
+    whole = isinstance(bits, float) and bits.is_integer()
+    return int(bits) if whole else bits
+
+
 def packed_size(columns: int, bits: float) -> int:
     """Return the bytes of a row of codes."""
     return -(-columns // TRITS) if bits == TERNARY else -(-columns * int(bits) // 8)

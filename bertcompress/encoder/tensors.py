@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bertcompress.encoder.bits import TERNARY, WHOLE, WIDTHS, packed_size
+from bertcompress.encoder.bits import TERNARY, WHOLE, WIDTHS, packed_size, plain_bits
 from bertcompress.errors import ConfigError, allowed
 
 DTYPE_BYTES = {"F32": 4, "I8": 1, "U8": 1}
@@ -75,6 +75,7 @@ class Quantization:
         """Refuse what the encoder cannot store or execute."""
         object.__setattr__(self, "tables", tuple(self.tables))
         for name in ("weight_bits", "embedding_bits", "activation_bits", "attention_bits"):
+            object.__setattr__(self, name, plain_bits(getattr(self, name)))
             self._check_bits(name)
         steps = {"weight_steps": STEPS, "embedding_steps": STEPS, "activation_steps": ACTIVATION_STEPS}
         for name, choices in steps.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized
+from bertcompress.encoder.bits import plain_bits
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tensors import TABLES, Quantization
 from bertcompress.errors import ConfigError, allowed
@@ -52,6 +53,8 @@ class PostTrainingQuantization:
     def __post_init__(self) -> None:
         """Refuse what cannot be stored or executed."""
         object.__setattr__(self, "tables", tuple(self.tables))
+        for name in ("weight_bits", "embedding_bits"):
+            object.__setattr__(self, name, plain_bits(getattr(self, name)))
         self.quantization()
         if self.initialization is not None and self.initialization not in INITIALIZATIONS:
             raise ConfigError(

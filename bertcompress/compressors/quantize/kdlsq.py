@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bertcompress.compressors.base import Context, refuse_quantized, require_task
 from bertcompress.compressors.distill.compressor import Distillation
 from bertcompress.compressors.quantize.compressor import INITIALIZATIONS
+from bertcompress.encoder.bits import plain_bits
 from bertcompress.encoder.spec import Attention, EncoderSpec
 from bertcompress.encoder.tensors import Quantization
 from bertcompress.training.mapping import resolve_mapping
@@ -81,6 +82,8 @@ class KDLSQ(Distillation):
         """Refuse what cannot be stored, executed or learned."""
         super().__post_init__()
         object.__setattr__(self, "tables", tuple(self.tables))
+        for name in ("weight_bits", "embedding_bits"):
+            object.__setattr__(self, name, plain_bits(getattr(self, name)))
         self.quantization()
         if self.weight_bits == 32:
             raise self._refuse("weight_bits", "are 1.58 (ternary) and 2 to 8; to train floats, use 'distill'")
