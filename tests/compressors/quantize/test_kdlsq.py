@@ -1,0 +1,145 @@
+"""KDLSQ: what it minimises on each kind of task, for which chains it can, and that its step sizes learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bertcompress.compressors import KDLSQ, Distill
+from bertcompress.encoder.spec import (
+    Attention,
+    Embeddings,
+    EncoderSpec,
+    FeedForward,
+    Head,
+    Layer,
+    SeparableConvolution,
+    uniform_layers,
+)
+from bertcompress.errors import ConfigError
+from bertcompress.pipeline.chain import objective_of
+from bertcompress.training.optimizers import build_optimizer, set_learning_rate
+from bertcompress.training.settings import TrainingSettings
+
+QUICK = {"epochs": 1, "learning_rate": 1e-3, "batch_size": 16, "max_length": 32, "precision": "fp32"}
+PLAIN = EncoderSpec(Embeddings(40, 16, 20), uniform_layers(4, 16, 2, 24), Head("classification", 3, "tanh"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ground_truth", "expected"),
+    [
+        ("classification", False, {"soft": 1 / 3}),
+        ("classification", True, {"soft": 1 / 3, "hard": 1.0}),
+        ("tagging", False, {"soft": 1 / 3}),
+        ("question_answering", False, {"soft": 200 / 384}),
+        ("regression", False, {"hard": 1.0}),
+        ("unlabelled", True, {}),
+    ],
+)
+def test_terms_weigh_as_in_the_released_code(kind, ground_truth, expected):
+    """Its soft labels are a mean over classes; of a question's 384 positions too, times 100, for start and end."""
+    weights = KDLSQ(ground_truth=ground_truth).fitted(PLAIN, PLAIN, kind).objective_weights(kind)
+    assert weights == pytest.approx({**expected, "attention": 1.0, "hidden": 1.0})
+
+
+def test_all_layers_and_the_embeddings_are_compared():
+    mapping = KDLSQ().fitted(PLAIN, PLAIN, "classification").mapping
+    assert mapping == {"hidden": "tinybert", "attention": [(1, 1), (2, 2), (3, 3), (4, 4)]}
+
+
+@pytest.mark.parametrize(
+    ("operations", "pairs"),
+    [
+        (
+            [(Attention(2, 8),), (SeparableConvolution(3),), (FeedForward(8), Attention(2, 8)), (FeedForward(8),)],
+            [1, 3],
+        ),
+        ([(SeparableConvolution(3),), (FeedForward(8),)], None),
+    ],
+)
+def test_layers_without_attention_are_compared_by_their_states(operations, pairs, task):
+    spec = PLAIN.replace(layers=tuple(Layer(each, 16) for each in operations), head=Head("classification", 2, "tanh"))
+    settings = KDLSQ().fitted(spec, spec, "classification")
+    assert settings.mapping.get("attention") == (pairs and [(place, place) for place in pairs])
+    assert ("attention" in settings.objective_weights("classification")) is (pairs is not None)
+    objective_of(KDLSQ(), spec, spec, task)
+
+
+def test_what_the_user_says_is_left_alone():
+    settings = KDLSQ(objective={"soft": 2.0}, mapping="last")
+    assert settings.fitted(PLAIN, PLAIN, "classification") is settings
+    assert KDLSQ(mapping="last").fitted(PLAIN, PLAIN, "classification").mapping == "last"
+
+
+def test_heads_that_differ_are_refused_in_the_plan_with_the_remedy(task):
+    narrow = PLAIN.replace(layers=uniform_layers(2, 16, 4, 24), head=Head("classification", 2, "tanh"))
+    teacher = PLAIN.replace(head=Head("classification", 2, "tanh"))
+    with pytest.raises(ConfigError, match="compares 4 heads of the student with 2 of the teacher"):
+        objective_of(KDLSQ(), narrow, teacher, task)
+    objective_of(KDLSQ(own_teacher=True), narrow, teacher, task)
+
+
+def test_steps_learn_at_their_own_rates(model, task):
+    """The file's steps differ from those that training began with, and a rate of 0 leaves them there."""
+    trained = [
+        KDLSQ(**QUICK, weight_bits=4, weight_step_rate=weights, activation_step_rate=activations, own_teacher=True)
+        .compress(model, task)
+        .network.state_dict()
+        for weights, activations in ((0.0, 0.0), (1e-2, 0.0), (0.0, 1e-2))
+    ]
+    frozen, weights, activations = trained
+    steps = [name for name in frozen if name.endswith(".step") and ".sites." not in name]
+    inputs = [name for name in frozen if name.endswith(("input_step", "sites.step"))]
+    assert steps
+    assert inputs
+    for name in steps:
+        assert torch.equal(frozen[name], activations[name]), name
+        assert not torch.equal(frozen[name], weights[name]), name
+    for name in inputs:
+        assert torch.equal(frozen[name], weights[name]), name
+        assert not torch.equal(frozen[name], activations[name]), name
+
+
+def test_factors_are_of_the_groups_that_names_say():
+    parameters = {
+        "network.a.weight": torch.nn.Parameter(torch.ones(2, 2)),
+        "network.a.weight_step.log_step": torch.nn.Parameter(torch.ones(1)),
+        "network.a.input_steps.0.log_step": torch.nn.Parameter(torch.ones(1)),
+        "network.norm.bias": torch.nn.Parameter(torch.ones(2)),
+    }
+    settings = KDLSQ(learning_rate=1e-4, weight_step_rate=1e-2, activation_step_rate=1e-3)
+    optimizer = build_optimizer(parameters, TrainingSettings(weight_decay=0.1), settings.factors())
+    set_learning_rate(optimizer, 5e-5)  # half of the peak
+    found = {
+        name: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for name, parameter in parameters.items()
+        if any(parameter is each for each in group["params"])
+    }
+    assert found == {
+        "network.a.weight": (5e-5, 0.1),
+        "network.norm.bias": (5e-5, 0.0),
+        "network.a.weight_step.log_step": (pytest.approx(5e-3), 0.0),
+        "network.a.input_steps.0.log_step": (pytest.approx(5e-4), 0.0),
+    }
+
+
+def test_distilling_after_it_is_refused(model, task):
+    quantized = KDLSQ(**QUICK).compress(model, task)
+    with pytest.raises(ConfigError, match="quantized"):
+        Distill().compress(quantized, task)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_bits": 1}, r"weight_bits: got 1, allowed are 1.58 \(ternary\), 2 to 8"),
+        ({"weight_bits": 32}, "weight_bits"),
+        ({"initialization": "best"}, "KDLSQ.initialization: got 'best', allowed are 'max'"),
+        ({"weight_gradient": "straight"}, "KDLSQ.weight_gradient: got 'straight', allowed are 'ste', 'clip'"),
+        ({"weight_step_rate": -1.0}, "KDLSQ.weight_step_rate: got -1.0, allowed is a finite number of at least 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        KDLSQ(**changes)
