@@ -20,6 +20,7 @@ _HOMES = {
         "LayerMappingSearch",
         "KDLSQ",
         "PostTrainingQuantization",
+        "QuantizationAwareTraining",
         "finetune",
     ),
     "bertcompress.data.tasks": ("Task", "load_task"),
@@ -47,6 +48,7 @@ __all__ = [
     "Model",
     "Pipeline",
     "PostTrainingQuantization",
+    "QuantizationAwareTraining",
     "Task",
     "__version__",
     "downstream_scores",
@@ -69,6 +71,7 @@ if TYPE_CHECKING:
         FineTune,
         LayerMappingSearch,
         PostTrainingQuantization,
+        QuantizationAwareTraining,
         finetune,
     )
     from bertcompress.data.tasks import Task, load_task

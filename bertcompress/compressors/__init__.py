@@ -8,9 +8,17 @@ from bertcompress.compressors.distill import Distill
 from bertcompress.compressors.extract import ExtractThenDistill
 from bertcompress.compressors.fine_tune import FineTune, finetune
 from bertcompress.compressors.layer_mapping import LayerMappingSearch
-from bertcompress.compressors.quantize import KDLSQ, PostTrainingQuantization
+from bertcompress.compressors.quantize import KDLSQ, PostTrainingQuantization, QuantizationAwareTraining
 
-register(FineTune, Distill, ExtractThenDistill, LayerMappingSearch, KDLSQ, PostTrainingQuantization)
+register(
+    FineTune,
+    Distill,
+    ExtractThenDistill,
+    LayerMappingSearch,
+    KDLSQ,
+    PostTrainingQuantization,
+    QuantizationAwareTraining,
+)
 
 __all__ = [
     "KDLSQ",
@@ -22,5 +30,6 @@ __all__ = [
     "FineTune",
     "LayerMappingSearch",
     "PostTrainingQuantization",
+    "QuantizationAwareTraining",
     "finetune",
 ]

@@ -19,6 +19,7 @@ from bertcompress.compressors import (
     FineTune,
     LayerMappingSearch,
     PostTrainingQuantization,
+    QuantizationAwareTraining,
 )
 from bertcompress.errors import ConfigError
 from bertcompress.pipeline import Pipeline
@@ -40,6 +41,10 @@ CASES = {
     "quantization-4-bits": PostTrainingQuantization(weight_bits=4, embedding_bits=3),
     "quantization-ternary": PostTrainingQuantization(
         weight_bits=1.58, embedding_bits=2, activation_bits=32, weight_steps="tensor", tables=["word"]
+    ),
+    "aware": QuantizationAwareTraining(**QUICK),
+    "aware-4-bits": QuantizationAwareTraining(
+        **QUICK, weight_bits=4, embedding_bits=4, objective="soft", attention=True, weight_steps="row"
     ),
     "kdlsq": KDLSQ(**QUICK, weight_bits=4, embedding_bits=4),
     "kdlsq-as-released": KDLSQ(

@@ -23,6 +23,7 @@ from bertcompress.encoder.quantized import Embedding, site_ranges
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tensors import Quantization
 
+MOMENTUM = 0.9  # of the average that activations' steps follow
 LARGEST_LOG = 16.0  # beyond it, a step or one over it would soon be no float
 
 
@@ -67,12 +68,61 @@ class LearnedStep(nn.Module):
         each = steps if len(steps) in (1, len(weight)) else steps.repeat_interleave(len(weight) // len(steps))
         return fake_quantize(weight, each.unsqueeze(-1), self.codes, gradient=self.gradient)
 
+    def of_chosen(self, rows: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
+        """Round some rows of a weight.
+
+        Args:
+            rows: (..., columns).
+            ids: their numbers, (...,).
+            weight: all rows.
+        """
+        steps = self.step
+        step = steps[ids].unsqueeze(-1) if len(steps) > 1 else steps
+        return fake_quantize(rows, step, self.codes, gradient=self.gradient)
+
+
+class TrackedStep(LearnedStep):
+    """Step sizes that follow the largest magnitudes of the values: a weight's at once, activations' by an average."""
+
+    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "ste") -> None:
+        """Begin with steps of one; see `LearnedStep`. They are no parameters."""
+        super().__init__(codes, groups, gradient)
+        del self.log_step
+        self.register_buffer("log_step", torch.zeros(groups))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Round activations, and in training let the step follow them."""
+        if self.training and self.method is None:
+            with torch.no_grad():
+                now = initial_step(values.reshape(1, -1), self.codes, "max")
+                self.log_step.copy_(torch.lerp(now, self.step, MOMENTUM).log())
+        return super().forward(values)
+
+    def of_rows(self, weight: Tensor) -> Tensor:
+        """Round a weight by its own largest magnitudes."""
+        self._follow(weight)
+        return super().of_rows(weight)
+
+    def of_chosen(self, rows: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
+        """Round some rows of a weight by its own largest magnitudes."""
+        self._follow(weight)
+        return super().of_chosen(rows, ids, weight)
+
+    def _follow(self, weight: Tensor) -> None:
+        self.begin(weight.reshape(len(self.log_step), -1), "max")
+
 
 class LearnedLinear(nn.Module):
     """A linear map with rounded weights and inputs."""
 
     def __init__(
-        self, linear: nn.Linear, quantization: Quantization, groups: int, inputs: int, weight_gradient: str
+        self,
+        linear: nn.Linear,
+        quantization: Quantization,
+        groups: int,
+        inputs: int,
+        weight_gradient: str,
+        kind: type[LearnedStep] = LearnedStep,
     ) -> None:
         """Take over the weights of a float map.
 
@@ -82,13 +132,15 @@ class LearnedLinear(nn.Module):
             groups: number of steps of the weight.
             inputs: number of steps of what goes in; 0 finds one for each token.
             weight_gradient: of weights outside the range, see `fake_quantize`.
+            kind: of step sizes.
+            kind: of step sizes.
         """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        self.weight_step = LearnedStep(code_range(quantization.weight_bits), groups, weight_gradient)
+        self.weight_step = kind(code_range(quantization.weight_bits), groups, weight_gradient)
         self.activation_bits = quantization.activation_bits
         codes = code_range(min(8, quantization.activation_bits))
-        self.input_steps = nn.ModuleList(LearnedStep(codes) for _ in range(inputs))
+        self.input_steps = nn.ModuleList(kind(codes) for _ in range(inputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -114,21 +166,21 @@ class LearnedLinear(nn.Module):
 class LearnedEmbedding(Embedding):
     """An embedding table with rounded rows; only those that are looked up are rounded."""
 
-    def __init__(self, table: Embedding, bits: float, groups: int, weight_gradient: str) -> None:
+    def __init__(
+        self, table: Embedding, bits: float, groups: int, weight_gradient: str, kind: type[LearnedStep] = LearnedStep
+    ) -> None:
         """Take over a float table; see `LearnedLinear`."""
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx, self.max_norm, self.norm_type = None, None, 2.0
         self.scale_grad_by_freq = self.sparse = False
         self.weight = table.weight
-        self.weight_step = LearnedStep(code_range(bits), groups, weight_gradient)
+        self.weight_step = kind(code_range(bits), groups, weight_gradient)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up (...,) ids as (..., size) rows."""
-        steps = self.weight_step.step
-        step = steps[ids].unsqueeze(-1) if len(steps) > 1 else steps
         rows = F.embedding(ids, self.weight, sparse=self.sparse)
-        return fake_quantize(rows, step, self.weight_step.codes, gradient=self.weight_step.gradient)
+        return self.weight_step.of_chosen(rows, ids, self.weight)
 
     def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Score (..., size) states against every row of the table, as a tied output layer does."""
@@ -138,10 +190,10 @@ class LearnedEmbedding(Embedding):
 class LearnedSites(nn.Module):
     """The learned steps of what attention multiplies, in place of `AttentionSites`."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, kind: type[LearnedStep] = LearnedStep) -> None:
         """Build the four quantizers."""
         super().__init__()
-        self.steps = nn.ModuleList(LearnedStep(codes) for codes in site_ranges(bits))
+        self.steps = nn.ModuleList(kind(codes) for codes in site_ranges(bits))
 
     def forward(self, values: Tensor, site: int) -> Tensor:
         """Round the values of a site: 0 queries, 1 keys, 2 values, 3 probabilities."""
@@ -149,7 +201,9 @@ class LearnedSites(nn.Module):
         return found
 
 
-def prepare(network: nn.Module, spec: EncoderSpec, method: str = "kl", weight_gradient: str = "ste") -> None:
+def prepare(
+    network: nn.Module, spec: EncoderSpec, method: str = "kl", weight_gradient: str = "ste", *, learned: bool = True
+) -> None:
     """Put quantizers into a float network, in place; steps of weights are found, those of activations are still one.
 
     Args:
@@ -157,8 +211,9 @@ def prepare(network: nn.Module, spec: EncoderSpec, method: str = "kl", weight_gr
         spec: with the quantization that is wanted.
         method: how steps of weights are found, see `initial_step`.
         weight_gradient: "ste", as in KDLSQ's released code, or "clip", as in LSQ.
+        learned: whether steps are parameters; else they follow the largest magnitudes.
     """
-    bits = spec.quantization
+    bits, kind = spec.quantization, LearnedStep if learned else TrackedStep
     assert bits is not None
     sizes = {tensor.name: tensor.shape for tensor in spec.tensors()}
     for name in quantized_names(spec):
@@ -166,15 +221,15 @@ def prepare(network: nn.Module, spec: EncoderSpec, method: str = "kl", weight_gr
         float_part, groups = getattr(parent, child), sizes[f"{name}.step"][0]
         new: LearnedEmbedding | LearnedLinear
         if isinstance(float_part, Embedding):
-            new = LearnedEmbedding(float_part, bits.bits_of_table(child), groups, weight_gradient)
+            new = LearnedEmbedding(float_part, bits.bits_of_table(child), groups, weight_gradient, kind)
         else:
             inputs = sizes.get(f"{name}.input_step", (0,))[0]
-            new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient)
+            new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient, kind)
         new.weight_step.begin(new.weight.reshape(groups, -1), method)
         setattr(parent, child, new)
     for name in _sites(spec):
         parent, child = _place(network, name)
-        setattr(parent, child, LearnedSites(bits.attention_bits))
+        setattr(parent, child, LearnedSites(bits.attention_bits, kind))
 
 
 @contextmanager

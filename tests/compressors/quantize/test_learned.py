@@ -7,10 +7,12 @@ import torch
 from torch.nn import functional as F
 
 from bertcompress.compressors.quantize.learned import (
+    MOMENTUM,
     LearnedEmbedding,
     LearnedLinear,
     LearnedSites,
     LearnedStep,
+    TrackedStep,
     activation_steps,
     calibrating,
     prepare,
@@ -154,3 +156,32 @@ def test_masked_lm_heads_are_rounded_too():
     with torch.no_grad():
         torch.testing.assert_close(stored(IDS).logits, plain(IDS).logits)
         torch.testing.assert_close(network(IDS).logits, plain(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_tracked_steps_follow_the_largest_magnitudes():
+    step = TrackedStep(code_range(8))
+    weight = torch.tensor([[1.0, -2.0], [0.5, 0.25]])
+    assert float(step.of_rows(weight).abs().max()) == 2.0
+    assert float(step.step) == pytest.approx(2 / 127)
+    step.of_rows(weight * 3)
+    assert float(step.step) == pytest.approx(6 / 127)  # at once
+    step.train()
+    step(torch.tensor([12.7]))
+    assert float(step.step) == pytest.approx(MOMENTUM * 6 / 127 + (1 - MOMENTUM) * 0.1)  # by an average
+    before = float(step.step)
+    step.eval()
+    step(torch.tensor([1000.0]))
+    assert float(step.step) == before
+    assert not list(step.parameters())
+
+
+def test_rows_that_are_looked_up_follow_their_own_magnitudes():
+    network = make(PLAIN)
+    wanted = PLAIN.replace(quantization=Quantization(8, 8, 32))
+    prepare(network, wanted, "max", learned=False)
+    table = network.encoder.embeddings.word
+    with torch.no_grad():
+        table.weight[3] *= 10
+    ids = torch.tensor([3, 4])
+    assert torch.equal(table(ids), table.weight_step.of_rows(table.weight)[ids])
+    assert float((table(ids)[0] - table.weight[3]).abs().max()) <= float(table.weight[3].abs().max()) / 254 * 1.001

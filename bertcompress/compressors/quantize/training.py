@@ -1,0 +1,184 @@
+"""Training with quantizers in the network: what learned steps and tracked steps have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bertcompress.compressors.base import Context, refuse_quantized, require_task
+from bertcompress.compressors.distill.compressor import Distillation
+from bertcompress.encoder.bits import WHOLE, plain_bits
+from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.encoder.tensors import Quantization
+
+if TYPE_CHECKING:
+    import torch
+
+    from bertcompress.data.tasks import Task
+    from bertcompress.model import Model
+
+GRADIENTS = ("ste", "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedTraining(Distillation):
+    """Train a network whose weights and activations are rounded; sizes in bits.
+
+    Attributes:
+        weight_bits: of the linear maps: 1.58 (ternary), 2 to 8.
+        embedding_bits: of the embedding tables, likewise, or 32.
+        activation_bits: of what goes into linear maps and, with stored steps, into attention's products: 2 to 8, or 32.
+        weight_steps: "tensor" or "row".
+        embedding_steps: "row" or "tensor".
+        tables: which embedding tables are quantized, of "word", "position", "token_type".
+        activation_steps: "tensor", stored in the model, or "token", found as the network runs.
+        attention: whether attention's own inputs (queries, keys, values, probabilities) are quantized.
+        shared_inputs: whether queries, keys and values share the step of what goes into them, as one integer product
+            for all three needs it.
+        weight_gradient: of weights outside the range: "ste" passes it, "clip" does not, as in LSQ.
+        own_teacher: learn from the model that is quantized, as it came in, rather than from the run's teacher.
+    """
+
+    method: ClassVar[str]
+    learned: ClassVar[bool]
+
+    weight_bits: float = 8
+    embedding_bits: float = 8
+    activation_bits: int = 8
+    weight_steps: str = "tensor"
+    embedding_steps: str = "row"
+    tables: Sequence[str] = ("word",)
+    activation_steps: str = "tensor"
+    attention: bool = True
+    shared_inputs: bool = True
+    weight_gradient: str = "ste"
+    own_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be stored, executed or learned."""
+        super().__post_init__()
+        object.__setattr__(self, "tables", tuple(self.tables))
+        for name in ("weight_bits", "embedding_bits"):
+            object.__setattr__(self, name, plain_bits(getattr(self, name)))
+        self.quantization()
+        if self.weight_bits == WHOLE:
+            raise self._refuse("weight_bits", "are 1.58 (ternary) and 2 to 8; to train floats, use 'distill'")
+        self._check_choice("weight_gradient", GRADIENTS)
+
+    def quantization(self) -> Quantization:
+        """Return how the result is stored and executed.
+
+        Raises:
+            ConfigError: a width or granularity is none that there is.
+        """
+        return Quantization(
+            self.weight_bits,
+            self.embedding_bits,
+            self.activation_bits,
+            self.weight_steps,
+            self.embedding_steps,
+            tuple(self.tables),
+            self.activation_steps,
+            self.shared_inputs,
+            self.activation_bits if self.attention and self.activation_steps == "tensor" else WHOLE,
+        )
+
+    def plan(self, spec: EncoderSpec, task: Task | None, *, teacher: EncoderSpec | None = None) -> EncoderSpec:
+        """Return the spec with its quantization described.
+
+        Raises:
+            ConfigError: the encoder is quantized already, or the mapping names a layer that does not exist.
+        """
+        refuse_quantized(self.method, spec)
+        source = self.learns_from(spec, teacher or spec)
+        kind = "classification" if task is None else task.kind
+        self.fitted(spec, source, kind).check_mapping(spec, source, kind)
+        return spec.replace(quantization=self.quantization())
+
+    def learns_from(self, student: EncoderSpec, teacher: EncoderSpec) -> EncoderSpec:
+        """Return the spec of the teacher, which is the float model that came in where `own_teacher` says so."""
+        return student.replace(quantization=None) if self.own_teacher else teacher
+
+    def network_for(self, spec: EncoderSpec) -> torch.nn.Module:
+        """Return a network of random weights, with the quantizers that it is trained with."""
+        from bertcompress.compressors.quantize.learned import prepare
+        from bertcompress.encoder.network import build
+
+        network = build(spec.replace(quantization=None))
+        prepare(network, spec, "max", self.weight_gradient, learned=self.learned)
+        return network
+
+    def begins_by(self) -> str:
+        """Return how step sizes begin, see `initial_step`."""
+        return "max"
+
+    def factors(self) -> Mapping[str, float]:
+        """Return the factors of step sizes' learning rates, by a part of their names."""
+        return {}
+
+    def compress(
+        self, model: Model, task: Task | None, *, teacher: Model | None = None, context: Context | None = None
+    ) -> Model:
+        """Return the quantized model, trained to behave like its teacher, by default like the model as it came in.
+
+        Raises:
+            ConfigError: there is no task, the model is quantized, or shapes do not fit.
+            DataError: teacher and student order their labels differently.
+        """
+        from bertcompress.compressors.fitting import fit, step_of
+        from bertcompress.compressors.quantize.learned import prepare, quantized_state
+        from bertcompress.compressors.quantize.weights import quantized_names
+        from bertcompress.encoder.network import build
+
+        source = model if self.own_teacher or teacher is None else teacher
+        spec = self.plan(model.spec, task, teacher=source.spec)
+        task = require_task(self.method, task)
+        learner, settings = model.copy(), self.fitted(model.spec, source.spec, task.kind)
+        prepare(learner.network, spec, self.begins_by(), self.weight_gradient, learned=self.learned)
+        calibrate(learner, task, self, self.batch_size, self.begins_by())
+        result = fit(
+            self.method,
+            learner,
+            task,
+            settings,
+            weights=settings.objective_weights(task.kind),
+            learns=settings.learns(),
+            teacher=source,
+            context=context,
+            factors=self.factors(),
+        )
+        network = build(spec, model.labels)
+        network.load_state_dict(quantized_state(learner.network, spec))
+        facts = {"quantized": quantized_names(spec), "objective": settings.objective_weights(task.kind)}
+        done = model.after(step_of(self, result, facts), network=network, task=task)
+        done.null_threshold = learner.null_threshold
+        return done
+
+
+def calibrate(learner: Model, task: Task, settings: Any, examples: int, method: str) -> None:
+    """Find the steps of activations in what some training examples send through the network, in one batch.
+
+    Args:
+        learner: whose network was prepared.
+        task: the data.
+        settings: with `length_for` and a seed, that examples are drawn by.
+        examples: number of them.
+        method: how steps are found, see `initial_step`.
+    """
+    import numpy as np
+    import torch
+
+    from bertcompress.compressors.quantize.learned import activation_steps, calibrating
+    from bertcompress.data.feature_cache import usable_cache
+
+    if not any(True for _ in activation_steps(learner.network)):
+        return
+    assert task.train is not None
+    max_length = min(settings.length_for(task.kind), learner.max_length)
+    features = learner.featurize(task.train, max_length=max_length, cache=usable_cache())
+    drawn = np.random.default_rng(settings.seed).permutation(len(features))[:examples]
+    batch = features.collate(drawn)
+    named = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad(), calibrating(learner.network, method):
+        learner.network.eval()(**named)
