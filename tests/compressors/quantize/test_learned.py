@@ -161,7 +161,7 @@ def test_masked_lm_heads_are_rounded_too():
 def test_tracked_steps_follow_the_largest_magnitudes():
     step = TrackedStep(code_range(8))
     weight = torch.tensor([[1.0, -2.0], [0.5, 0.25]])
-    assert float(step.of_rows(weight).abs().max()) == 2.0
+    assert float(step.of_rows(weight).abs().max()) == pytest.approx(2.0)
     assert float(step.step) == pytest.approx(2 / 127)
     step.of_rows(weight * 3)
     assert float(step.step) == pytest.approx(6 / 127)  # at once
@@ -184,4 +184,5 @@ def test_rows_that_are_looked_up_follow_their_own_magnitudes():
         table.weight[3] *= 10
     ids = torch.tensor([3, 4])
     assert torch.equal(table(ids), table.weight_step.of_rows(table.weight)[ids])
-    assert float((table(ids)[0] - table.weight[3]).abs().max()) <= float(table.weight[3].abs().max()) / 254 * 1.001
+    row = table.weight[3].detach()
+    assert float((table(ids)[0].detach() - row).abs().max()) <= float(row.abs().max()) / 254 * 1.001
