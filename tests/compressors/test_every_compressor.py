@@ -42,6 +42,9 @@ CASES = {
     "quantization-ternary": PostTrainingQuantization(
         weight_bits=1.58, embedding_bits=2, activation_bits=32, weight_steps="tensor", tables=["word"]
     ),
+    "quantization-stored-steps": PostTrainingQuantization(
+        activation_steps="tensor", attention=True, calibration_examples=8, weight_steps="tensor"
+    ),
     "aware": QuantizationAwareTraining(**QUICK),
     "aware-4-bits": QuantizationAwareTraining(
         **QUICK, weight_bits=4, embedding_bits=4, objective="soft", attention=True, weight_steps="row"

@@ -1,4 +1,4 @@
-"""Post-training quantization: no data, no training."""
+"""Post-training quantization: no training, and data only where step sizes of activations are to be stored."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bertcompress.compressors.base import Context, refuse_quantized
-from bertcompress.encoder.bits import plain_bits
+from bertcompress.compressors.base import Context, refuse_quantized, require_task
+from bertcompress.encoder.bits import WHOLE, plain_bits
 from bertcompress.encoder.spec import EncoderSpec
-from bertcompress.encoder.tensors import TABLES, Quantization
+from bertcompress.encoder.tensors import TABLES, Quantization, at_least
 from bertcompress.errors import ConfigError, allowed
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from bertcompress.data.tasks import Task
     from bertcompress.model import Model
 
@@ -25,8 +27,9 @@ class PostTrainingQuantization:
     """Store linear maps and embeddings in few bits, and multiply integers on the CPU; sizes in bits.
 
     Weights: symmetric, round to nearest. Activations: quantized as the network runs, one step size per token, so logits
-    do not depend on batch mates (Q8BERT and common toolkits use one per batch). The last layer, normalisation, softmax
-    and activation functions stay in float. Without training, 8 bits cost little; below 4, little is left.
+    do not depend on batch mates (Q8BERT and common toolkits use one per batch); or with stored step sizes, which are
+    found in some training examples. The last layer, normalisation, softmax and activation functions stay in float.
+    Without training, 8 bits cost little; below 4, little is left.
 
     Attributes:
         weight_bits: of the linear maps: 1.58 (ternary), 2 to 8, or 32 to leave them as they are.
@@ -38,6 +41,13 @@ class PostTrainingQuantization:
         tables: which embedding tables are quantized, of "word", "position", "token_type".
         initialization: how step sizes are found: "max", the largest magnitude; "mse", the smallest squared error;
             "kl", "percentile" and "lsq", as training for low bits begins. None takes "max" for 8 bits and "mse" below.
+        activation_steps: "token", found as the network runs, or "tensor", stored, for which a task is needed.
+        shared_inputs: whether queries, keys and values share a stored step; else they have three.
+        attention: whether attention's own inputs (queries, keys, values, probabilities) are quantized as well, with
+            stored steps.
+        calibration_examples: training examples that stored steps are found in.
+        max_length: tokens that these are cut to; by default as in training.
+        seed: that they are drawn by.
     """
 
     method: ClassVar[str] = "post_training_quantization"
@@ -49,6 +59,12 @@ class PostTrainingQuantization:
     embedding_steps: str = "row"
     tables: Sequence[str] = TABLES
     initialization: str | None = None
+    activation_steps: str = "token"
+    shared_inputs: bool = True
+    attention: bool = False
+    calibration_examples: int = 64
+    max_length: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored or executed."""
@@ -61,6 +77,16 @@ class PostTrainingQuantization:
                 f"PostTrainingQuantization.initialization: got {self.initialization!r}, allowed are "
                 f"{allowed(INITIALIZATIONS)}."
             )
+
+        for name, least in (("calibration_examples", 1), ("max_length", 2), ("seed", 0)):
+            value: object = getattr(self, name)
+            if value is not None or name != "max_length":
+                at_least("PostTrainingQuantization", name, value, least)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether step sizes are stored that only data can tell."""
+        return self.activation_bits != WHOLE and (self.activation_steps == "tensor" or self.attention)
 
     def quantization(self) -> Quantization:
         """Return how the result is stored and executed.
@@ -75,6 +101,9 @@ class PostTrainingQuantization:
             self.weight_steps,
             self.embedding_steps,
             tuple(self.tables),
+            self.activation_steps,
+            self.shared_inputs,
+            self.activation_bits if self.attention else WHOLE,
         )
 
     def plan(self, spec: EncoderSpec, task: Task | None, *, teacher: EncoderSpec | None = None) -> EncoderSpec:
@@ -89,18 +118,33 @@ class PostTrainingQuantization:
     def compress(
         self, model: Model, task: Task | None, *, teacher: Model | None = None, context: Context | None = None
     ) -> Model:
-        """Return the quantized model; neither data nor a teacher is used.
+        """Return the quantized model; no teacher is used, and data only where `needs_data`.
 
         Raises:
-            ConfigError: the model is quantized already.
+            ConfigError: the model is quantized already, or data are needed and there is no task.
         """
         from bertcompress.compressors.fitting import step_of
         from bertcompress.compressors.quantize.weights import quantize_state, quantized_names
         from bertcompress.encoder.network import build
 
         spec = self.plan(model.spec, task)
+        state = quantize_state(model.network.state_dict(), spec, self.initialization)
+        if self.needs_data:
+            state |= self._calibrated(model, require_task(self.method, task), spec)
         network = build(spec, model.labels)
-        network.load_state_dict(quantize_state(model.network.state_dict(), spec, self.initialization))
+        network.load_state_dict(state)
         kept = [tensor.name for tensor in spec.tensors() if tensor.weights and tensor.dtype == "F32"]
         facts = {"quantized": quantized_names(spec), "kept_in_float": kept}
         return model.after(step_of(self, None, facts), network=network, task=task)
+
+    def _calibrated(self, model: Model, task: Task, spec: EncoderSpec) -> dict[str, Tensor]:
+        """Return the stored steps of activations, found with rounded weights."""
+        from bertcompress.compressors.quantize.learned import prepare, quantized_state
+        from bertcompress.compressors.quantize.training import calibrate
+
+        learner = model.copy()
+        prepare(learner.network, spec, self.initialization or ("max" if self.weight_bits == 8 else "mse"))
+        method = self.initialization or ("max" if self.activation_bits == 8 else "mse")
+        calibrate(learner, task, self.seed, self.max_length, self.calibration_examples, method)
+        found = quantized_state(learner.network, spec)
+        return {name: value for name, value in found.items() if name.endswith((".input_step", ".sites.step"))}

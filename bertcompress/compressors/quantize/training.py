@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized, require_task
 from bertcompress.compressors.distill.compressor import Distillation
 from bertcompress.encoder.bits import WHOLE, plain_bits
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tensors import Quantization
+from bertcompress.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +137,7 @@ class QuantizedTraining(Distillation):
         task = require_task(self.method, task)
         learner, settings = model.copy(), self.fitted(model.spec, source.spec, task.kind)
         prepare(learner.network, spec, self.begins_by(), self.weight_gradient, learned=self.learned)
-        calibrate(learner, task, self, self.batch_size, self.begins_by())
+        calibrate(learner, task, self.seed, self.max_length, self.batch_size, self.begins_by())
         result = fit(
             self.method,
             learner,
@@ -156,13 +157,14 @@ class QuantizedTraining(Distillation):
         return done
 
 
-def calibrate(learner: Model, task: Task, settings: Any, examples: int, method: str) -> None:
+def calibrate(learner: Model, task: Task, seed: int, max_length: int | None, examples: int, method: str) -> None:
     """Find the steps of activations in what some training examples send through the network, in one batch.
 
     Args:
         learner: whose network was prepared.
         task: the data.
-        settings: with `length_for` and a seed, that examples are drawn by.
+        seed: that examples are drawn by.
+        max_length: tokens that they are cut to; None as in training.
         examples: number of them.
         method: how steps are found, see `initial_step`.
     """
@@ -175,9 +177,9 @@ def calibrate(learner: Model, task: Task, settings: Any, examples: int, method: 
     if not any(True for _ in activation_steps(learner.network)):
         return
     assert task.train is not None
-    max_length = min(settings.length_for(task.kind), learner.max_length)
-    features = learner.featurize(task.train, max_length=max_length, cache=usable_cache())
-    drawn = np.random.default_rng(settings.seed).permutation(len(features))[:examples]
+    longest = min(TrainingSettings(max_length=max_length).length_for(task.kind), learner.max_length)
+    features = learner.featurize(task.train, max_length=longest, cache=usable_cache())
+    drawn = np.random.default_rng(seed).permutation(len(features))[:examples]
     batch = features.collate(drawn)
     named = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad(), calibrating(learner.network, method):

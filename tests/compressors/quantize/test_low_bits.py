@@ -167,3 +167,23 @@ def test_codes_are_unpacked_again_when_they_change():
 def test_what_cannot_be_stored_is_refused_at_once(changes, message):
     with pytest.raises(ConfigError, match=message):
         PostTrainingQuantization(**changes)
+
+
+def test_stored_steps_come_from_data(model, task):
+    compressor = PostTrainingQuantization(activation_steps="tensor", calibration_examples=8)
+    with pytest.raises(ConfigError, match="post_training_quantization: got no task"):
+        compressor.compress(model, None)
+    steps = [
+        PostTrainingQuantization(activation_steps="tensor", calibration_examples=8, seed=seed)
+        .compress(model, task)
+        .network.state_dict()["encoder.layers.0.operations.0.qkv.input_step"]
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(steps[0], steps[1])
+    assert not torch.equal(steps[0], steps[2])
+
+
+def test_stored_steps_at_8_bits_keep_the_answers(model, task):
+    quantized = PostTrainingQuantization(activation_steps="tensor", attention=True, shared_inputs=False)
+    ours, theirs = (each.predict(task.test).logits for each in (quantized.compress(model, task), model))
+    assert abs(ours - theirs).max() < 0.05 * abs(theirs).max()
