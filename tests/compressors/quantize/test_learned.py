@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from bertcompress.compressors import KDLSQ
 from bertcompress.compressors.quantize.learned import (
     MOMENTUM,
     LearnedEmbedding,
@@ -23,6 +24,7 @@ from bertcompress.encoder.bits import code_range
 from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, Layer, SeparableConvolution, uniform_layers
 from bertcompress.encoder.tensors import Quantization
+from bertcompress.training.objectives import build_objective
 
 STATIC = {"activation_steps": "tensor", "attention_bits": 8}
 QUANTIZATIONS = {
@@ -186,3 +188,44 @@ def test_rows_that_are_looked_up_follow_their_own_magnitudes():
     assert torch.equal(table(ids), table.weight_step.of_rows(table.weight)[ids])
     row = table.weight[3].detach()
     assert float((table(ids)[0].detach() - row).abs().max()) <= float(row.abs().max()) / 254 * 1.001
+
+
+def test_calibration_begins_nearer_to_the_teacher_than_lsqs_rule_at_8_bits():
+    teacher, errors = make(PLAIN), {}
+    for method in ("kl", "lsq"):
+        network, _ = prepared(PLAIN, Quantization(8, 8, 8, "tensor", "tensor", **STATIC), method)
+        with torch.no_grad():
+            ours, theirs = (each(IDS, output_hidden_states=True).hidden_states for each in (network, teacher))
+        errors[method] = sum(float((a - b).square().mean()) for a, b in zip(ours, theirs, strict=True))
+    assert errors["kl"] < errors["lsq"]
+
+
+def test_a_network_that_rounds_nothing_has_nothing_to_learn():
+    """At 32 bits, and without dropout, every term of the distillation is exactly 0."""
+    network, teacher = make(PLAIN), make(PLAIN)
+    prepare(network, PLAIN.replace(quantization=Quantization(32, 32, 32)))
+    settings = KDLSQ().fitted(PLAIN, PLAIN, "classification")
+    objective = build_objective(
+        settings.objective_weights(), student=PLAIN, teacher=PLAIN, kind="classification", seed=0, **settings.learns()
+    )
+    batch = {"input_ids": IDS, "attention_mask": MASK.long()}
+    wanted = {"output_hidden_states": True, "output_attention_scores": True}
+    with torch.no_grad():
+        ours, theirs = (each(**batch, **wanted) for each in (network, teacher))
+        tokens = MASK.sum(1)
+        counts = {"example": len(IDS), "token": int(tokens.sum()), "token_pair": int(tokens.square().sum())}
+        assert float(objective(ours, theirs, batch, counts)) == 0.0
+        prepare(network, PLAIN.replace(quantization=Quantization(4, 4, 32)))
+        assert float(objective(network(**batch, **wanted), theirs, batch, counts)) > 0.0
+
+
+@pytest.mark.parametrize("name", ["kdlsq-8", "kdlsq-2", "ternary"])
+def test_pads_change_nothing_that_is_said(name):
+    """Stored steps are the same for all batches; the released losses do count pads, ours do not (see `terms`)."""
+    network, _ = prepared(PLAIN, QUANTIZATIONS[name])
+    with torch.no_grad():
+        together = network(IDS, attention_mask=MASK.long()).logits
+        alone = torch.cat([network(IDS[row : row + 1, : int(MASK[row].sum())]).logits for row in range(len(IDS))])
+    # A float sum that is blocked differently may move a value over the border of two codes.
+    assert (together - alone).abs().median() < 1e-5
+    torch.testing.assert_close(together, alone, rtol=0, atol=0.05)
