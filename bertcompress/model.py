@@ -21,6 +21,7 @@ from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import OUTPUT_LAYERS, default_pooler, from_chain, load_chain
 from bertcompress.encoder.network import ChainPreTrainedModel, build
 from bertcompress.encoder.spec import EncoderSpec, Head
+from bertcompress.encoder.storage import storage_table
 from bertcompress.encoder.tokenizers import forget_last_call, load_tokenizer
 from bertcompress.errors import CheckpointError, ConfigError, DataError
 from bertcompress.predictions import PREDICTION_TOKENS, Predictions, network_logits, predictions_of
@@ -224,6 +225,12 @@ class Model:
         text = json.dumps(saved, indent=1, default=str)
         (folder / HISTORY).write_text(text + "\n", encoding="utf-8")
         logger.info("saved %s: %.2f MiB of weights", folder, self.size_in_bytes() / 2**20)
+        if self.spec.quantization is not None:
+            logger.info("what is stored in few bits:\n%s", self.storage_table())
+
+    def storage_table(self) -> str:
+        """Return what the file holds, as a table: each part's bits, why it is in float, bytes before and after."""
+        return storage_table(self.spec)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, task: Task | None = None, *, seed: int = 0) -> Model:
