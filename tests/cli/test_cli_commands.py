@@ -95,7 +95,7 @@ def test_methods_lists_every_method_with_fields_and_defaults() -> None:
     lines = found.output.splitlines()
     for name in METHODS:
         assert any(line.startswith(f"{name}: ") and line.count(".") >= 1 for line in lines)
-    assert "    weight_bits (a whole number; default 8)" in found.output
+    assert "    weight_bits (a number; default 8)" in found.output
     assert "    learning_rate (a number; default 5e-05): the peak, reached at the end of the warm-up." in lines
     assert found.output.count("    learning_rate (") == 1  # the training settings are shown once, not with each method
 
