@@ -70,9 +70,8 @@ def run(experiment: Experiment, work: Path, only: str = "", minutes: float | Non
 
 def mark_of(cell: Cell) -> str:
     """Return a digest of all that was written about a cell, and of the library's version."""
-    return fingerprint(__version__, cell.group, cell.choices, cell.seed, cell.run, cell.changes, cell.scored_examples)[
-        :16
-    ]
+    written = (cell.group, cell.choices, cell.seed, cell.run, cell.changes, cell.scored_examples)
+    return fingerprint(__version__, *written)[:16]
 
 
 def is_done(place: Path, cell: Cell) -> bool:

@@ -15,6 +15,7 @@ _STEPS = {
     "distill": "distillation",
     "extract_then_distill": "extract-then-distill",
     "post_training_quantization": "post-training quantization",
+    "quantization_aware_training": "quantization-aware training",
     "kdlsq": "KDLSQ",
     "nas_bert": "NAS-BERT",
 }

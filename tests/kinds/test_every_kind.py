@@ -70,6 +70,19 @@ def test_integers_take_the_place_of_floats_in_every_kind(task, chain):
     assert small.predict(task.test).logits.shape == student.predict(task.test).logits.shape
 
 
+@pytest.mark.parametrize("method", [bc.KDLSQ, bc.QuantizationAwareTraining])
+def test_steps_are_learned_in_every_kind(task, chain, tmp_path, method):
+    teacher, student = chain
+    if method is bc.QuantizationAwareTraining and task.kind == "embedding":
+        pytest.skip("sentence embeddings have no labels to train on")
+    small = method(**SHORT, weight_bits=4, embedding_bits=4).compress(student, task, teacher=teacher)
+    small.save_pretrained(tmp_path)
+    ours, again = (each.predict(task.test).logits for each in (small, Model.from_pretrained(tmp_path, task)))
+    np.testing.assert_array_equal(ours, again)
+    assert np.isfinite(ours).all()
+    assert small.size_in_bytes() < student.size_in_bytes() / 2
+
+
 def test_a_model_is_wholly_loyal_to_itself(task, chain):
     teacher = chain[0]
     found = evaluate(teacher, task, teacher=teacher, metrics=["accuracy", "loyalty"])

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized, require_task
-from bertcompress.encoder.bits import WHOLE, plain_bits
+from bertcompress.compressors.quantize.settings import INITIALIZATIONS, normalize, quantization_of
+from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tensors import TABLES, Quantization, at_least
 from bertcompress.errors import ConfigError, allowed
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from bertcompress.model import Model
 
 
-INITIALIZATIONS = ("max", "mse", "kl", "percentile", "lsq")
-
-
 @dataclass(frozen=True, kw_only=True)
 class PostTrainingQuantization:
     """Store linear maps and embeddings in few bits, and multiply integers on the CPU; sizes in bits.
@@ -29,7 +27,6 @@ class PostTrainingQuantization:
     Weights: symmetric, round to nearest. Activations: quantized as the network runs, one step size per token, so logits
     do not depend on batch mates (Q8BERT and common toolkits use one per batch); or with stored step sizes, which are
     found in some training examples. The last layer, normalisation, softmax and activation functions stay in float.
-    Without training, 8 bits cost little; below 4, little is left.
 
     Attributes:
         weight_bits: of the linear maps: 1.58 (ternary), 2 to 8, or 32 to leave them as they are.
@@ -68,16 +65,12 @@ class PostTrainingQuantization:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored or executed."""
-        object.__setattr__(self, "tables", tuple(self.tables))
-        for name in ("weight_bits", "embedding_bits"):
-            object.__setattr__(self, name, plain_bits(getattr(self, name)))
-        self.quantization()
+        normalize(self)
         if self.initialization is not None and self.initialization not in INITIALIZATIONS:
             raise ConfigError(
                 f"PostTrainingQuantization.initialization: got {self.initialization!r}, allowed are "
                 f"{allowed(INITIALIZATIONS)}."
             )
-
         for name, least in (("calibration_examples", 1), ("max_length", 2), ("seed", 0)):
             value: object = getattr(self, name)
             if value is not None or name != "max_length":
@@ -94,17 +87,7 @@ class PostTrainingQuantization:
         Raises:
             ConfigError: a width or granularity is none that there is.
         """
-        return Quantization(
-            self.weight_bits,
-            self.embedding_bits,
-            self.activation_bits,
-            self.weight_steps,
-            self.embedding_steps,
-            tuple(self.tables),
-            self.activation_steps,
-            self.shared_inputs,
-            self.activation_bits if self.attention else WHOLE,
-        )
+        return quantization_of(self, self.attention)
 
     def plan(self, spec: EncoderSpec, task: Task | None, *, teacher: EncoderSpec | None = None) -> EncoderSpec:
         """Return the spec with its quantization described.
@@ -128,9 +111,10 @@ class PostTrainingQuantization:
         from bertcompress.encoder.network import build
 
         spec = self.plan(model.spec, task)
-        state = quantize_state(model.network.state_dict(), spec, self.initialization)
         if self.needs_data:
-            state |= self._calibrated(model, require_task(self.method, task), spec)
+            state = self._calibrated(model, require_task(self.method, task), spec)
+        else:
+            state = quantize_state(model.network.state_dict(), spec, self.initialization)
         network = build(spec, model.labels)
         network.load_state_dict(state)
         kept = [tensor.name for tensor in spec.tensors() if tensor.weights and tensor.dtype == "F32"]
@@ -138,13 +122,13 @@ class PostTrainingQuantization:
         return model.after(step_of(self, None, facts), network=network, task=task)
 
     def _calibrated(self, model: Model, task: Task, spec: EncoderSpec) -> dict[str, Tensor]:
-        """Return the stored steps of activations, found with rounded weights."""
+        """Return the state with stored steps of activations, which are found while weights are rounded."""
         from bertcompress.compressors.quantize.learned import prepare, quantized_state
         from bertcompress.compressors.quantize.training import calibrate
+        from bertcompress.compressors.quantize.weights import method_for
 
         learner = model.copy()
-        prepare(learner.network, spec, self.initialization or ("max" if self.weight_bits == 8 else "mse"))
-        method = self.initialization or ("max" if self.activation_bits == 8 else "mse")
+        prepare(learner.network, spec, self.initialization)
+        method = method_for(self.activation_bits, self.initialization)
         calibrate(learner, task, self.seed, self.max_length, self.calibration_examples, method)
-        found = quantized_state(learner.network, spec)
-        return {name: value for name, value in found.items() if name.endswith((".input_step", ".sites.step"))}
+        return quantized_state(learner.network, spec)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bertcompress.compressors.quantize.compressor import INITIALIZATIONS
+from bertcompress.compressors.quantize.settings import INITIALIZATIONS
 from bertcompress.compressors.quantize.training import QuantizedTraining
 from bertcompress.encoder.spec import Attention, EncoderSpec
 from bertcompress.training.mapping import resolve_mapping

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bertcompress.compressors.quantize.initialization import SMALLEST, initial_step
-from bertcompress.compressors.quantize.weights import quantized_names, stored_codes
+from bertcompress.compressors.quantize.weights import method_for, quantized_names, stored_codes
 from bertcompress.encoder.bits import WHOLE, CodeRange, code_range
 from bertcompress.encoder.lsq import fake_quantize
 from bertcompress.encoder.quantized import Embedding, site_ranges
@@ -202,14 +202,19 @@ class LearnedSites(nn.Module):
 
 
 def prepare(
-    network: nn.Module, spec: EncoderSpec, method: str = "kl", weight_gradient: str = "ste", *, learned: bool = True
+    network: nn.Module,
+    spec: EncoderSpec,
+    method: str | None = "kl",
+    weight_gradient: str = "ste",
+    *,
+    learned: bool = True,
 ) -> None:
     """Put quantizers into a float network, in place; steps of weights are found, those of activations are still one.
 
     Args:
         network: built from the same spec without quantization.
         spec: with the quantization that is wanted.
-        method: how steps of weights are found, see `initial_step`.
+        method: how steps of weights are found, see `initial_step`; None as `method_for` says.
         weight_gradient: "ste", as in KDLSQ's released code, or "clip", as in LSQ.
         learned: whether steps are parameters; else they follow the largest magnitudes.
     """
@@ -221,11 +226,12 @@ def prepare(
         float_part, groups = getattr(parent, child), sizes[f"{name}.step"][0]
         new: LearnedEmbedding | LearnedLinear
         if isinstance(float_part, Embedding):
-            new = LearnedEmbedding(float_part, bits.bits_of_table(child), groups, weight_gradient, kind)
+            width = bits.bits_of_table(child)
+            new = LearnedEmbedding(float_part, width, groups, weight_gradient, kind)
         else:
-            inputs = sizes.get(f"{name}.input_step", (0,))[0]
+            width, inputs = bits.weight_bits, sizes.get(f"{name}.input_step", (0,))[0]
             new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient, kind)
-        new.weight_step.begin(new.weight.reshape(groups, -1), method)
+        new.weight_step.begin(new.weight.reshape(groups, -1), method_for(width, method))
         setattr(parent, child, new)
     for name in _sites(spec):
         parent, child = _place(network, name)

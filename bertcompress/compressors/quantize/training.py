@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bertcompress.compressors.base import Context, refuse_quantized, require_task
 from bertcompress.compressors.distill.compressor import Distillation
-from bertcompress.encoder.bits import WHOLE, plain_bits
+from bertcompress.compressors.quantize.settings import normalize, quantization_of
+from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tensors import Quantization
 from bertcompress.training.settings import TrainingSettings
@@ -59,10 +60,7 @@ class QuantizedTraining(Distillation):
     def __post_init__(self) -> None:
         """Refuse what cannot be stored, executed or learned."""
         super().__post_init__()
-        object.__setattr__(self, "tables", tuple(self.tables))
-        for name in ("weight_bits", "embedding_bits"):
-            object.__setattr__(self, name, plain_bits(getattr(self, name)))
-        self.quantization()
+        normalize(self)
         if self.weight_bits == WHOLE:
             raise self._refuse("weight_bits", "are 1.58 (ternary) and 2 to 8; to train floats, use 'distill'")
         self._check_choice("weight_gradient", GRADIENTS)
@@ -73,17 +71,7 @@ class QuantizedTraining(Distillation):
         Raises:
             ConfigError: a width or granularity is none that there is.
         """
-        return Quantization(
-            self.weight_bits,
-            self.embedding_bits,
-            self.activation_bits,
-            self.weight_steps,
-            self.embedding_steps,
-            tuple(self.tables),
-            self.activation_steps,
-            self.shared_inputs,
-            self.activation_bits if self.attention and self.activation_steps == "tensor" else WHOLE,
-        )
+        return quantization_of(self, self.attention and self.activation_steps == "tensor")
 
     def plan(self, spec: EncoderSpec, task: Task | None, *, teacher: EncoderSpec | None = None) -> EncoderSpec:
         """Return the spec with its quantization described.

@@ -39,12 +39,17 @@ def quantize_state(
         if kind not in ("codes", "packed"):
             continue
         width = bits.embedding_bits if codes.table else bits.weight_bits
-        method = initialization or ("max" if width == 8 else "mse")
         weight = result.pop(f"{name}.weight").float()
+        method = method_for(width, initialization)
         found = initial_step(weight.reshape(step.shape[0], -1), code_range(width), method)
         result[codes.name] = stored_codes(weight, found, width)
         result[step.name] = found
     return result
+
+
+def method_for(bits: float, initialization: str | None) -> str:
+    """Return how steps are found: as asked for, else by the largest magnitude for 8 bits and the error below."""
+    return initialization or ("max" if bits == 8 else "mse")
 
 
 def stored_codes(weight: Tensor, step: Tensor, bits: float) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bertcompress.compressors.quantize.initialization import METHODS, initial_step
+from bertcompress.compressors.quantize.settings import INITIALIZATIONS
 from bertcompress.encoder.bits import TERNARY, code_range
 from bertcompress.encoder.lsq import fake_quantize
 
@@ -61,6 +62,10 @@ def test_at_8_bits_calibration_is_far_better_than_lsqs_rule(samples):
     }
     assert errors["kl"] < errors["lsq"] / 10
     assert errors["mse"] <= 1.02 * min(errors.values())  # of bounds 3 % apart, on a sample
+
+
+def test_all_names_are_known_before_torch_is():
+    assert set(INITIALIZATIONS) == set(METHODS)
 
 
 @pytest.mark.parametrize("method", METHODS)

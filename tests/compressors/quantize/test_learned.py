@@ -71,7 +71,7 @@ def test_what_is_stored_computes_what_was_trained(spec, quantization):
     errors = torch.cat([(a - b).abs().flatten() for a, b in zip(ours.hidden_states, theirs.hidden_states, strict=True)])
     # Float sums are rounded differently, and where a value is near the border of two codes, that moves it by one.
     assert (errors > 1e-5).float().mean() < 0.02
-    torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=2e-2)
+    torch.testing.assert_close(ours.logits, theirs.logits, rtol=0, atol=1e-3)
 
 
 def test_nothing_is_rounded_at_32_bits():
@@ -228,4 +228,4 @@ def test_pads_change_nothing_that_is_said(name):
         alone = torch.cat([network(IDS[row : row + 1, : int(MASK[row].sum())]).logits for row in range(len(IDS))])
     # A float sum that is blocked differently may move a value over the border of two codes.
     assert (together - alone).abs().median() < 1e-5
-    torch.testing.assert_close(together, alone, rtol=0, atol=0.05)
+    torch.testing.assert_close(together, alone, rtol=0, atol=5e-3)

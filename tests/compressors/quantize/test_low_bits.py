@@ -183,6 +183,18 @@ def test_stored_steps_come_from_data(model, task):
     assert not torch.equal(steps[0], steps[2])
 
 
+def test_calibration_leaves_the_codes_of_weights_as_they_are_without_it(model, task):
+    """Weights of 8 bits and tables of 4 begin each by the rule of its own width, also where steps are stored."""
+    changes = {"weight_bits": 8, "embedding_bits": 4}
+    plain = PostTrainingQuantization(**changes).compress(model, task).network.state_dict()
+    stored = PostTrainingQuantization(**changes, activation_steps="tensor").compress(model, task).network.state_dict()
+    assert plain.keys() < stored.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(
+            stored[name].float(), value.float(), rtol=1e-5, atol=1.0 if "codes" in name else 1e-6
+        )
+
+
 def test_stored_steps_at_8_bits_keep_the_answers(model, task):
     quantized = PostTrainingQuantization(activation_steps="tensor", attention=True, shared_inputs=False)
     ours, theirs = (each.predict(task.test).logits for each in (quantized.compress(model, task), model))
