@@ -190,9 +190,11 @@ def test_calibration_leaves_the_codes_of_weights_as_they_are_without_it(model, t
     stored = PostTrainingQuantization(**changes, activation_steps="tensor").compress(model, task).network.state_dict()
     assert plain.keys() < stored.keys()
     for name, value in plain.items():
-        torch.testing.assert_close(
-            stored[name].float(), value.float(), rtol=1e-5, atol=1.0 if "codes" in name else 1e-6
-        )
+        apart = (stored[name].float() - value.float()).abs()
+        if name.endswith((".codes", ".packed")):
+            assert (apart > 0).float().mean() < 0.001, name  # steps went through a logarithm
+        else:
+            assert bool((apart <= 1e-6 + 1e-5 * value.float().abs()).all()), name
 
 
 def test_stored_steps_at_8_bits_keep_the_answers(model, task):
