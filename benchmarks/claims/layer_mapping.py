@@ -33,16 +33,19 @@ def claims(results: Results) -> Iterator[Claim]:
     several = all(min(map(len, found.values()), default=0) > 1 for found in (proxy, full))
     if several and proxy.keys() == full.keys():
         yield from ranking("the proxy setting", proxy, full, SOURCE)
+    yield from each_task(results)
     space = by_mapping(results, "space")
     if space:
-        yield finds(space)
+        yield finds("the proxy setting", space)
+    if full:
+        yield finds("distillation in full", full)
     if proxy and full and proxy.keys() == full.keys():
         yield from winners(results, proxy)
     yield from controls(results, full)
 
 
-def matters(name: str, found: Mapping[str, list[float]]) -> Claim:
-    """Return whether mappings differ by more than seeds do."""
+def matters(name: str, found: Mapping[str, list[float]], looks: int = 1) -> Claim:
+    """Return whether mappings differ by more than seeds do, at 5 % over all looks together (Bonferroni)."""
     true, noise, chance = spread(list(found.values()))
     means = [fmean(values) for values in found.values()]
     return Claim(
@@ -51,15 +54,32 @@ def matters(name: str, found: Mapping[str, list[float]]) -> Claim:
         f"{name}, {len(found)} mappings, {len(next(iter(found.values())))} seeds",
         f"standard deviation of mappings {true:.2f} points, of seeds {noise:.2f}; best less worst mean "
         f"{max(means) - min(means):.2f}; p of the F-test {chance:.2g}",
-        HOLDS if chance < 0.05 else UNDECIDED,
+        HOLDS if chance < 0.05 / looks else UNDECIDED,
         "the mapping has a strong effect on quality",
     )
 
 
-def finds(proxy: Mapping[str, list[float]]) -> Claim:
+def each_task(results: Results) -> Iterator[Claim]:
+    """Yield whether mappings differ on each task in full, and whether the proxy foresees the unseen ones.
+
+    Added when the results were known: on SST-2 about a fifth of the students end at chance, which hides the rest.
+    """
+    full = [each for each in results if each["group"] == "full"]
+    tasks = sorted({task for each in full for task in each["downstream"]})
+    for task in tasks:
+        found = by_mapping(full, "full", [task])
+        if len(next(iter(found.values()), ())) > 1:
+            yield matters(f"distillation in full, {task} alone", found, len(tasks))
+    unseen = [task for task in tasks if task not in SEEN]
+    if unseen:
+        told = f"the proxy setting (foreseeing {', '.join(unseen)})"
+        yield from ranking(told, by_mapping(results, "proxy"), by_mapping(full, "full", unseen), SOURCE)
+
+
+def finds(setting: str, table: Mapping[str, list[float]]) -> Claim:
     """Return whether the genetic search finds one of the best mappings with a part of the evaluations."""
-    truth = {name: fmean(values) for name, values in proxy.items()}
-    best = sorted(truth, key=lambda name: -truth[name])[: max(1, math.floor(TOP * len(truth)))]
+    truth = {mapping: fmean(values) for mapping, values in table.items()}
+    best = sorted(truth, key=lambda mapping: -truth[mapping])[: max(1, math.floor(TOP * len(truth)))]
     allowed = math.floor(SHARE * len(truth))
     found, drawn, gains = [], [], []
     for seed in range(SEARCHES):
@@ -75,7 +95,7 @@ def finds(proxy: Mapping[str, list[float]]) -> Claim:
         f"the genetic search finds one of the best {TOP:.0%} with a third of the evaluations in 4 of 5 seeds, and does "
         "better than as many random draws",
         "our aim",
-        f"{len(truth)} mappings, exhaustive truth of the proxy setting, best {len(best)}, {allowed} evaluations",
+        f"{len(truth)} mappings, exhaustive truth of {setting}, best {len(best)}, {allowed} evaluations",
         f"{first} of the first {SHOWN} seeds, {hits[0]} of {SEARCHES}; random draws {hits[1]} of {SEARCHES}; the best "
         f"found is better by {gain} points; evaluations of the first seeds {', '.join(map(str, found[:SHOWN]))}",
         FAILS if first < 4 or gain.high < 0 else gain.verdict(),
