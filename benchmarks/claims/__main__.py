@@ -16,6 +16,7 @@ from benchmarks.claims import etd, execute, layer_mapping, plans, texts
 from benchmarks.claims.claim import HEAD, markdown
 from benchmarks.claims.experiment import load
 from benchmarks.peers.common import require_data
+from bertcompress.errors import BertCompressError
 
 WORK = Path("runs/claims")
 TEXTS = WORK / "texts.txt"
@@ -37,9 +38,20 @@ def main(arguments: list[str] | None = None) -> None:
         command.add_argument("--minutes", type=float, help="begin no cell after so many")
     commands.add_parser("table", help="write what was claimed and measured")
     options = parser.parse_args(arguments)
+    if options.command in ("run", "plan") and not options.experiment.is_file():
+        ours = ", ".join(str(Path("benchmarks/claims", f"{name}.yaml")) for name in PAPERS)
+        parser.error(f"{options.experiment}: no such file; those of this project are {ours}.")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     for noisy in ("httpx", "filelock", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        _do(options)
+    except BertCompressError as error:
+        hint = "" if TEXTS.is_file() else f" {TEXTS} is not there yet: python -m benchmarks.claims texts"
+        sys.exit(f"{error}{hint}")
+
+
+def _do(options: argparse.Namespace) -> None:
     if options.command == "texts":
         _write_texts(options.count)
     elif options.command == "table":

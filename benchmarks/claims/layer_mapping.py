@@ -45,7 +45,13 @@ def claims(results: Results) -> Iterator[Claim]:
 
 
 def matters(name: str, found: Mapping[str, list[float]], looks: int = 1) -> Claim:
-    """Return whether mappings differ by more than seeds do, at 5 % over all looks together (Bonferroni)."""
+    """Return whether mappings differ by more than seeds do.
+
+    Args:
+        name: the setting that scores come from.
+        found: mapping -> score for each seed.
+        looks: how many such questions are asked together, at 5 % for all of them (Bonferroni).
+    """
     true, noise, chance = spread(list(found.values()))
     means = [fmean(values) for values in found.values()]
     return Claim(

@@ -409,3 +409,13 @@ def test_a_plan_checks_every_cell_and_estimates(place):
     told = plans.plan(place / "toy.yaml", "laptop")
     assert told.count("multiply-accumulates") == 4
     assert "4 cells, about" in told
+
+
+def test_a_wrong_path_and_texts_that_were_not_written_are_told_in_a_sentence(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["plan", "nowhere.yaml"])
+    assert stopped.value.code == 2
+    assert "nowhere.yaml: no such file; those of this project are benchmarks/claims/etd.yaml" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"texts.txt', which is no file.*python -m benchmarks.claims texts"):
+        command.main(["plan", str(Path(execute.__file__).with_name("etd.yaml")), "--scale", "full"])
