@@ -1,4 +1,4 @@
-"""Batches of similar length, so that little of the work goes into padding.
+"""Batches, and micro-batches of similar length, so that little of the work goes into padding.
 
 Everything here works on lengths alone: it chooses which rows of `Features` go together, never looks at their tokens,
 and gives the same answer for the same seed and epoch on every machine.
@@ -13,7 +13,6 @@ from bertcompress.errors import ConfigError
 
 IntArray = npt.NDArray[np.int64]
 
-POOL_BATCHES = 50  # batches drawn at random before their rows are sorted by length
 FULL, SHORTER = 1 / 8, 1 / 20  # a batch that is so full takes no row that is so much shorter than its longest
 
 
@@ -23,15 +22,15 @@ def _check(owner: str, **values: int) -> None:
             raise ConfigError(f"{owner}: {name} is {value!r}, allowed is a whole number of at least 1.")
 
 
-def training_batches(lengths: npt.ArrayLike, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
-    """Return one epoch's batches of row numbers; each row comes exactly once.
+def training_batches(num_rows: int, batch_size: int, *, seed: int, epoch: int) -> list[IntArray]:
+    """Return one epoch's batches of row numbers: a random order, cut into batches; each row comes exactly once.
 
-    The rows are shuffled, sorted by length within pools of at most 50 batches (a quarter of a small data set,
-    so that its batches are not the same ones in every epoch), cut into batches, and the batches are shuffled.
+    Which rows meet has nothing to do with their lengths: students taught in batches of similar length ended with a
+    larger loss after as many steps, as each step saw a less even mix of examples. `micro_batches` saves the padding.
 
     Args:
-        lengths: tokens of each row, (n,).
-        batch_size: rows in a batch; only one batch may hold fewer.
+        num_rows: of the data set.
+        batch_size: rows in a batch; only the last may hold fewer.
         seed: of the run; not negative.
         epoch: 0, 1, 2, ...; other epochs give other batches.
 
@@ -41,49 +40,45 @@ def training_batches(lengths: npt.ArrayLike, batch_size: int, *, seed: int, epoc
     _check("training_batches", batch_size=batch_size)
     if seed < 0 or epoch < 0:
         raise ConfigError(f"training_batches: seed={seed}, epoch={epoch}, allowed are whole numbers from 0.")
-    sizes = np.asarray(lengths, dtype=np.int64)
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(sizes)).astype(np.int64)
-    num_batches = -(-len(order) // batch_size)
-    pool = batch_size * min(POOL_BATCHES, max(1, -(-num_batches // 4)))
-    batches: list[IntArray] = []
-    for start in range(0, len(order), pool):
-        members = order[start : start + pool]
-        members = members[np.argsort(sizes[members], kind="stable")]
-        batches.extend(members[at : at + batch_size] for at in range(0, len(members), batch_size))
-    return [batches[place] for place in random.permutation(len(batches))]
+    order = np.random.default_rng([seed, epoch]).permutation(num_rows).astype(np.int64)
+    return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
 
 
-def split_by_tokens(indices: npt.ArrayLike, lengths: npt.ArrayLike, max_tokens: int) -> list[IntArray]:
-    """Split a batch into micro-batches whose padded size, rows times longest, is at most `max_tokens`.
+def micro_batches(indices: npt.ArrayLike, lengths: npt.ArrayLike, max_tokens: int) -> list[IntArray]:
+    """Split a batch into as few micro-batches as a budget allows, of the least padding.
 
-    A batch that fits comes back as it is; otherwise its rows are sorted, longest first. A row that is
-    longer than `max_tokens` stands alone.
+    Few, because each costs as much as hundreds of tokens: weights are read, and gradients of all weights written, once
+    more. Sorted by length the best cuts are found exactly, by dynamic programming. The rows come back longest first.
 
     Args:
         indices: row numbers, (b,).
         lengths: tokens of each row of the whole data set, (n,).
-        max_tokens: padded tokens in one micro-batch.
+        max_tokens: padded tokens, rows times longest, in one micro-batch; a row that is longer stands alone.
 
     Raises:
         ConfigError: for a budget below one token.
     """
-    _check("split_by_tokens", max_tokens=max_tokens)
+    _check("micro_batches", max_tokens=max_tokens)
     members = np.asarray(indices, dtype=np.int64)
-    if not len(members):
-        return []
     sizes = np.maximum(np.asarray(lengths, dtype=np.int64)[members], 1)
-    if len(members) * int(sizes.max()) <= max_tokens:
-        return [members]
     order = np.argsort(-sizes, kind="stable")
     members, sizes = members[order], sizes[order]
+    one_more = int(sizes.sum()) * len(members) + 1  # more than any padding
+    least = np.zeros(len(members) + 1, dtype=np.int64)  # cost of the first 0, 1, ... rows
+    begins = np.zeros(len(members) + 1, dtype=np.int64)  # where the last micro-batch of these begins
+    for stop in range(1, len(members) + 1):
+        padded = sizes[:stop] * np.arange(stop, 0, -1)  # sizes fall, so the first of a micro-batch is its longest
+        first = min(stop - 1, int(np.count_nonzero(padded > max_tokens)))
+        costs = least[first:stop] + padded[first:]
+        begins[stop] = first + int(np.argmin(costs))
+        least[stop] = costs.min() + one_more
     parts: list[IntArray] = []
-    start = 0
-    while start < len(members):  # sizes fall, so the first of a part is its longest
-        stop = start + max(1, max_tokens // int(sizes[start]))
+    stop = len(members)
+    while stop:
+        start = int(begins[stop])
         parts.append(members[start:stop])
-        start = stop
-    return parts
+        stop = start
+    return parts[::-1]
 
 
 def evaluation_batches(lengths: npt.ArrayLike, max_tokens: int) -> list[IntArray]:

@@ -20,6 +20,7 @@ from bertcompress.encoder import integrity
 from bertcompress.encoder.configuration import ChainConfig
 from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.operations import Trace, build_operation, embedding, linear
+from bertcompress.encoder.places import Places
 from bertcompress.encoder.quantized import AttentionSites, Embedding, QuantizedTable
 from bertcompress.encoder.spec import EncoderSpec, Layer
 from bertcompress.errors import ConfigError
@@ -56,19 +57,32 @@ class EmbeddingTables(nn.Module):
         self.max_positions = sizes.max_positions
 
     def forward(
-        self, input_ids: Tensor | None, token_type_ids: Tensor | None, position_ids: Tensor | None, words: Tensor | None
+        self,
+        input_ids: Tensor | None,
+        token_type_ids: Tensor | None,
+        position_ids: Tensor | None,
+        words: Tensor | None,
+        places: Places | None = None,
     ) -> Tensor:
-        """Embed ids (batch, length), or take the word embeddings as given, into (batch, length, size)."""
-        embedded = self.word(input_ids) if words is None else words
-        length = embedded.shape[1]
+        """Embed ids (batch, length), or take the word embeddings as given, into (batch, length, size).
+
+        With `places`, only what is computed of it.
+        """
+        given = input_ids if words is None else words
+        assert given is not None
+        batch, length = given.shape[:2]
         if length > self.max_positions:
             raise ConfigError(
                 f"The input has {length} tokens, allowed are {self.max_positions} (the model's positions); "
                 f"tokenize with truncation=True, max_length={self.max_positions}."
             )
         if position_ids is None:
-            position_ids = torch.arange(length, device=embedded.device)
-        embedded = embedded + self.position(position_ids)
+            position_ids = torch.arange(length, device=given.device)
+        if places is not None and not places.all:
+            position_ids = places.pack(position_ids.expand(batch, length))
+            token_type_ids = None if token_type_ids is None else places.pack(token_type_ids.expand(batch, length))
+            given = places.pack(given)
+        embedded = (self.word(given) if words is None else given) + self.position(position_ids)
         if self.token_type is not None:
             kinds = torch.zeros(1, 1, dtype=torch.long, device=embedded.device)
             embedded = embedded + self.token_type(kinds if token_type_ids is None else token_type_ids)
@@ -85,12 +99,12 @@ class ChainLayer(nn.Module):
         self.link = linear(width_before, layer.hidden_size, spec.quantization) if changes else None
         self.operations = nn.ModuleList(build_operation(each, layer.hidden_size, spec) for each in layer.operations)
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
-        """Map (batch, length, width before) to (batch, length, hidden)."""
+    def forward(self, hidden: Tensor, places: Places, trace: Trace) -> Tensor:
+        """Map (batch, length, width before), or what is computed of it, to (batch, length, hidden)."""
         if self.link is not None:
             hidden = self.link(hidden)
         for operation in self.operations:
-            hidden = operation(hidden, mask, trace)
+            hidden = operation(hidden, places, trace)
         return hidden
 
 
@@ -169,9 +183,15 @@ def _own_memory(network: nn.Module) -> None:
 
 
 class ChainModel(ChainPreTrainedModel):
-    """The bare encoder: embeddings and the chain of layers, with a pooler where the spec has one."""
+    """The bare encoder: embeddings and the chain of layers, with a pooler where the spec has one.
+
+    Attributes:
+        skip_pads: compute little more than the real tokens; states, queries, keys and values are then zero at most
+            pads. Training sets it on a CPU, unless the objective reads what stands there.
+    """
 
     base_model_prefix = ""
+    skip_pads = False
 
     def __init__(self, config: ChainConfig) -> None:
         """Build the modules that the spec describes."""
@@ -219,12 +239,14 @@ class ChainModel(ChainPreTrainedModel):
         every = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         trace = Trace(bool(attentions), output_attention_scores, output_projections)
-        hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds)
-        mask = _visible(attention_mask)
+        places = Places(_visible(attention_mask), skip_pads=self.skip_pads)
+        hidden = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, places)
         states = [hidden]
         for layer in self.layers:
-            hidden = layer(hidden, mask, trace)
+            hidden = layer(hidden, places, trace)
             states.append(hidden)
+        states = [places.unpack(state) for state in states] if every else []
+        hidden = states[-1] if every else places.unpack(hidden)
         pooled = None if self.pooler is None else self.pooler_activation(self.pooler(hidden[:, 0]))
         output = ChainOutput(
             last_hidden_state=hidden,

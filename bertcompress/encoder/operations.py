@@ -16,6 +16,7 @@ from bertcompress.encoder import spec as specs
 from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.dropout import dropout
 from bertcompress.encoder.kernels import Linear
+from bertcompress.encoder.places import Places
 from bertcompress.encoder.quantized import AttentionSites, Embedding, QuantizedEmbedding, QuantizedLinear
 from bertcompress.encoder.tensors import Quantization
 
@@ -76,14 +77,15 @@ class AttentionOperation(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
         self.attention_dropout, self.hidden_dropout = spec.attention_dropout, spec.hidden_dropout
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
-        """Map (batch, length, hidden) to the same shape; `mask` (batch, length) is True at real tokens."""
-        batch, length, _ = hidden.shape
-        qkv = self.qkv(hidden).view(batch, length, 3, self.num_heads, self.head_size)
+    def forward(self, hidden: Tensor, places: Places, trace: Trace) -> Tensor:
+        """Map (batch, length, hidden), or as many of its places as are computed, to the same shape."""
+        qkv = places.unpack(self.qkv(hidden))  # (B, L, 3 * h * d)
+        batch, length, _ = qkv.shape
+        qkv = qkv.view(batch, length, 3, self.num_heads, self.head_size)
         if trace.projections:
             trace.recorded_projections.append(qkv)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, L, d)
-        allowed = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, L)
+        allowed = None if places.mask is None else places.mask[:, None, None, :]  # (B, 1, 1, L)
         rate = self.attention_dropout if self.training else 0.0
         # With dropout torch has no fused kernel for the CPU, and its own steps draw their random numbers slowly.
         if trace.wanted or self.sites is not None:
@@ -92,7 +94,7 @@ class AttentionOperation(nn.Module):
             context = self._dropped(query, key, value, allowed, rate)
         else:
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=rate)
-        context = context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size)
+        context = places.pack(context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size))
         changed: Tensor = self.norm(hidden + dropout(self.output(context), self.hidden_dropout, self.training))
         return changed
 
@@ -138,7 +140,7 @@ class FeedForwardOperation(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
         self.hidden_dropout = spec.hidden_dropout
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
+    def forward(self, hidden: Tensor, places: Places, trace: Trace) -> Tensor:
         """Map (batch, length, hidden) to the same shape; each token on its own."""
         if self.gelu and isinstance(self.intermediate, Linear):
             inner = self.intermediate(hidden, gelu=True)
@@ -160,10 +162,15 @@ class SeparableStage(nn.Module):
         self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
         self.hidden_dropout = spec.hidden_dropout
 
-    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Map (batch, length, hidden) to the same shape; padded tokens are zeroed before the convolution sees them."""
-        visible = hidden if mask is None else hidden * mask[:, :, None]
-        mixed = self.depthwise(visible.transpose(1, 2)).transpose(1, 2)
+    def forward(self, hidden: Tensor, places: Places) -> Tensor:
+        """Map (batch, length, hidden), or as many of its places as are computed, to the same shape.
+
+        Padded tokens are zeroed before the convolution sees them.
+        """
+        visible = places.unpack(hidden)
+        if places.mask is not None:
+            visible = visible * places.mask[:, :, None]
+        mixed = places.pack(self.depthwise(visible.transpose(1, 2)).transpose(1, 2))
         inner = F.gelu(self.pointwise(mixed))
         changed: Tensor = self.norm(hidden + dropout(inner, self.hidden_dropout, self.training))
         return changed
@@ -181,10 +188,10 @@ class SeparableConvolutionOperation(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(SeparableStage(sizes, hidden, spec) for _ in range(2))
 
-    def forward(self, hidden: Tensor, mask: Tensor | None, trace: Trace) -> Tensor:
-        """Map (batch, length, hidden) to the same shape; `mask` (batch, length) is True at real tokens."""
+    def forward(self, hidden: Tensor, places: Places, trace: Trace) -> Tensor:
+        """Map (batch, length, hidden), or as many of its places as are computed, to the same shape."""
         for stage in self.stages:
-            hidden = stage(hidden, mask)
+            hidden = stage(hidden, places)
         return hidden
 
 

@@ -78,7 +78,12 @@ class Objective(nn.Module):
     @property
     def needs_live_teacher(self) -> bool:
         """Whether a teacher must read each batch as the student does: with its pads, or with its hidden tokens."""
-        return self.masking is not None or any(term.needs_pads for term in self._terms())
+        return self.masking is not None or self.needs_pads
+
+    @property
+    def needs_pads(self) -> bool:
+        """Whether any term reads what stands at pads."""
+        return any(term.needs_pads for term in self._terms())
 
     @property
     def needs_teacher(self) -> bool:

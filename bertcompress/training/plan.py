@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bertcompress.data.batching import split_by_tokens, training_batches
+from bertcompress.data.batching import micro_batches, training_batches
 from bertcompress.training.settings import TrainingSettings
 
 Indices = NDArray[np.int64]
@@ -32,16 +32,18 @@ class StepPlan:
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             settings = self._settings
-            batches = training_batches(self.lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
+            batches = training_batches(len(self.lengths), settings.batch_size, seed=settings.seed, epoch=epoch)
             self._epoch = (epoch, batches)
         size = self._settings.gradient_accumulation_steps
         return self._epoch[1][place * size : (place + 1) * size]
 
     def micro_batches(self, groups: Sequence[Indices], process: int = 0, processes: int = 1) -> list[Indices]:
         """Return what one process forwards, one after the other, to do its share of these groups."""
-        shares = [group[process::processes] for group in groups]
-        limit = self._settings.max_tokens
-        return [part for share in shares if len(share) for part in split_by_tokens(share, self.lengths, limit)]
+        parts: list[Indices] = []
+        for group in groups:
+            share = group[np.argsort(self.lengths[group], kind="stable")][process::processes]  # shares of equal work
+            parts.extend(micro_batches(share, self.lengths, self._settings.max_tokens))
+        return parts
 
     def evaluated(self, step: int) -> bool:
         """Return whether the score is taken once `step` steps are done."""

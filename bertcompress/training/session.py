@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from bertcompress.encoder.chain import ChainModel
 from bertcompress.errors import TrainingError
 from bertcompress.training.checkpoint import (
     Checkpoints,
@@ -86,6 +87,7 @@ class Session:
         self.state = State()
         self.best: dict[str, Tensor] = {}
         self._home = next(network.parameters()).device
+        self._packed = self._skip_pads()
         network.to(self.device)
         objective.to(self.device)
         self.parameters = {
@@ -105,8 +107,21 @@ class Session:
         if self.best and self.state.best_step != self.state.step:
             copy_into(self.network, self.best)
 
+    def _skip_pads(self) -> list[ChainModel]:
+        """Let student and teacher compute little more than the real tokens; return those who did not before."""
+        if self.device.type != "cpu" or self.objective.needs_pads:
+            return []
+        networks = [self.network] if self.teacher is None else [self.network, self.teacher.network]
+        found = [part for network in networks for part in network.modules() if isinstance(part, ChainModel)]
+        changed = [part for part in found if not part.skip_pads]
+        for part in changed:
+            part.skip_pads = True
+        return changed
+
     def close(self) -> None:
         """Give everything back that was borrowed from the network."""
+        for part in self._packed:
+            part.skip_pads = False
         self.gradients.release()
         self.network.to(self._home)
         self.network.eval()

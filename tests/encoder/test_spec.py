@@ -252,6 +252,7 @@ def test_padding_and_batch_mates_never_change_what_is_said_of_a_sentence(head, q
 
 def test_a_padded_convolution_that_saw_the_padding_would_be_noticed(monkeypatch):
     from bertcompress.encoder.operations import SeparableStage
+    from bertcompress.encoder.places import Places
 
     network = random_network(make_spec(layers=(Layer((SeparableConvolution(3),), 8),), head=Head("tagging", 2)))
     ids = torch.arange(1, 7)[None]
@@ -259,7 +260,7 @@ def test_a_padded_convolution_that_saw_the_padding_would_be_noticed(monkeypatch)
     with torch.no_grad():
         right = network(ids, attention_mask=mask).logits
         forward = SeparableStage.forward
-        monkeypatch.setattr(SeparableStage, "forward", lambda self, hidden, mask: forward(self, hidden, None))
+        monkeypatch.setattr(SeparableStage, "forward", lambda self, hidden, places: forward(self, hidden, Places(None)))
         wrong = network(ids, attention_mask=mask).logits
     assert (right - wrong)[0, 3].abs().max() > 1e-3
     assert torch.equal(right[0, 0], wrong[0, 0])  # two stages of width 3 do not reach so far
