@@ -34,6 +34,7 @@ _HOMES = {
     "bertcompress.pipeline": ("Pipeline",),
     "bertcompress.runs": ("plan", "run"),
 }
+_MODULES = {"metrics": "bertcompress.metrics", "runtime": "bertcompress.export.runtime"}
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "plan",
     "probability_loyalty",
     "run",
+    "runtime",
 ]
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from bertcompress.errors import BertCompressError
     from bertcompress.evaluation.evaluate import evaluate
     from bertcompress.evaluation.loyalty import label_loyalty, probability_loyalty
+    from bertcompress.export import runtime
     from bertcompress.model import Model
     from bertcompress.pipeline import Pipeline
     from bertcompress.runs import plan, run
@@ -88,8 +91,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home when it is first asked for."""
-    if name == "metrics":
-        return importlib.import_module("bertcompress.metrics")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOME_OF:
         raise AttributeError(f"module 'bertcompress' has no attribute {name!r}; public names: {', '.join(__all__)}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -206,6 +206,30 @@ def evaluate(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder or name.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="onnx, openvino, or bert: a plain transformers BERT.")] = "onnx",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file, or bert's folder; default: beside the model.")
+    ] = None,
+) -> None:
+    """Write a model for ONNX Runtime, OpenVINO or plain transformers, and check what was written."""
+    suffixes = {"onnx": ".onnx", "openvino": ".xml", "bert": "-bert"}
+    if to not in suffixes:
+        raise ConfigError(f"--to: got {to!r}, allowed are {allowed(suffixes)}.")
+    from bertcompress.model import Model
+
+    place = output or Path(f"{model.rstrip('/')}{suffixes[to]}")
+    subject = Model.from_pretrained(model)
+    if to == "bert":
+        subject.to_bert().save_pretrained(place)
+        subject.tokenizer.save_pretrained(place)
+        typer.echo(f"{place}: a plain BERT, {subject.num_parameters() / 1e6:.2f} M parameters")
+    else:
+        typer.echo(str(subject.export(place, to)))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)],
     output: Annotated[

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from bertcompress.data.tasks import Task
+    from bertcompress.export.writing import Export
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,10 @@ class Model:
         logits = network_logits(self.network, features, max_tokens=max_tokens)
         return predictions_of(features, logits, dataset, self.null_threshold)
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the network's tensors by name, shared with it: what a compressor works on."""
+        return dict(self.network.state_dict())
+
     def copy(self) -> Model:
         """Return a model that shares no weights with this one."""
         return self.after(network=copy.deepcopy(self.network))
@@ -234,10 +239,11 @@ class Model:
 
     @classmethod
     def from_pretrained(cls, name: str | Path, task: Task | None = None, *, seed: int = 0) -> Model:
-        """Load a model: a folder of ours, or any BERT, RoBERTa, DistilBERT or ELECTRA checkpoint.
+        """Load a model: a folder of ours, any BERT, RoBERTa, DistilBERT or ELECTRA checkpoint, or an exported file.
 
         Args:
-            name: a local folder, a folder under `$BERTCOMPRESS_DATA`, `minilm-l6`, or a name on the Hugging Face hub.
+            name: a local folder, a folder under `$BERTCOMPRESS_DATA`, `minilm-l6`, a name on the Hugging Face hub, or
+                a file that `export` wrote (.onnx, .xml), which `bertcompress.runtime` loads.
             task: what the model is to do. A head that the checkpoint lacks is drawn from `seed`.
             seed: for new weights.
 
@@ -245,6 +251,10 @@ class Model:
             CheckpointError: the files are missing, damaged, or of a newer format.
             ConversionError: the architecture is none of those above.
         """
+        from bertcompress.export.runtime import is_exported, load
+
+        if is_exported(name):
+            return load(name, task)
         found = resolve_model(str(name))
         source = str(name) if found is None else str(found)
         head = None if task is None else _head_for(task, source)
@@ -269,6 +279,23 @@ class Model:
     ) -> Model:
         """Build a model with random weights drawn from `seed`; torch's global generator is left as it was."""
         return cls(build(spec, () if task is None else task.labels, seed=seed), tokenizer, task)
+
+    def export(self, path: str | Path, to: str | None = None) -> Export:
+        """Write the model as one file for ONNX Runtime (.onnx) or as two for OpenVINO (.xml, .bin), and check it.
+
+        What is quantized is executed in integers there. `bertcompress.runtime.load` makes a model of it again.
+
+        Args:
+            path: of the file.
+            to: "onnx" or "openvino"; by default what the file's name ends in.
+
+        Raises:
+            ConfigError: the name ends otherwise, a package is not installed, or the target cannot compute what the
+                network does.
+        """
+        from bertcompress.export.writing import export
+
+        return export(self, path, to)
 
     def to_bert(self) -> PreTrainedModel:
         """Return the network as a plain transformers BERT, which needs no bertcompress to load.

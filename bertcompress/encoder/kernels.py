@@ -85,6 +85,12 @@ def usable() -> bool:
     return all((a - b).abs().max() < ROUNDING for a, b in zip(found, (expected, F.gelu(expected)), strict=True))
 
 
+def exact_int8() -> bool:
+    """Return whether the processor is known to have int8 dot products (VNNI), whose sums have 32 bits."""
+    known = getattr(torch.cpu, "_is_vnni_supported", None)
+    return known is not None and bool(known())
+
+
 @functools.cache
 def int8_pays() -> bool:
     """Return whether torch's int8 product is worth taking on this processor, rather than a float32 one over its codes.
@@ -92,8 +98,7 @@ def int8_pays() -> bool:
     Without instructions for int8 dot products torch falls back to a product that takes 10 to 27 times as long as
     float32 (AMD EPYC with AVX2, 16 to 2,048 rows). So where these are not known to be there, both are tried out once.
     """
-    known = getattr(torch.cpu, "_is_vnni_supported", None)
-    if known is not None and known():
+    if exact_int8():
         return True
     codes = torch.ones(64, 384, dtype=torch.int8)
     whole, single = (_fastest(run) for run in (lambda: torch._int_mm(codes, codes.t()), lambda: _over_codes(codes)))

@@ -7,12 +7,15 @@ for a factor of the gradient: dL/dalpha = dL/dstep / highest code.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bertcompress.encoder.bits import CodeRange
+
+BLOCK = 1 << 16  # numbers that a dozen passes go over while they are in the cache
 
 
 def to_codes(values: Tensor, step: Tensor, codes: CodeRange, offset: Tensor | None = None) -> Tensor:
@@ -64,13 +67,23 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, step, offset)
         ctx.codes, ctx.clip, ctx.scale = codes, clip, scale
-        found = to_codes(_wide(values), step, codes, offset).mul_(step)
-        return (found if offset is None else found.add_(offset)).to(values.dtype)
+        if offset is not None or not _blocked(values, step):
+            found = to_codes(_wide(values), step, codes, offset).mul_(step)
+            return (found if offset is None else found.add_(offset)).to(values.dtype)
+        made = torch.empty_like(values, memory_format=torch.contiguous_format)
+        for some, steps, out in _blocks(values, step, made):
+            wide = out if out.dtype == torch.float32 else torch.empty_like(some, dtype=torch.float32)
+            torch.div(some, steps, out=wide).clamp_(codes.low, codes.high).round_().mul_(steps)
+            if wide is not out:
+                out.copy_(wide)
+        return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, step, offset = ctx.saved_tensors
         (received,) = gradients
+        if offset is None and _blocked(values, step):
+            return (*_backward_in_blocks(ctx, values, step, received), None, None, None, None)
         low, high = ctx.codes
         wide = _wide(received)
         scaled = (_wide(values) if offset is None else _wide(values) - offset) / step
@@ -84,6 +97,53 @@ class _FakeQuantize(torch.autograd.Function):
         if offset is not None and ctx.needs_input_grad[2]:
             of_offset = (wide.masked_fill(inside, 0.0).sum_to_size(offset.shape) * ctx.scale).to(offset.dtype)
         return of_values, of_step, of_offset, None, None, None
+
+
+def _blocked(values: Tensor, step: Tensor) -> bool:
+    """Return whether the passes over the values are better done block by block: where they would leave the cache."""
+    return (
+        values.device.type == "cpu"
+        and values.dtype in (torch.float32, torch.bfloat16)
+        and step.dtype == torch.float32
+        and values.dim() > 1
+        and values.numel() > 2 * BLOCK
+        and (step.numel() == 1 or step.shape == (*values.shape[:-1], 1))
+    )
+
+
+def _blocks(values: Tensor, step: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield some rows of the values, their steps, and the same rows of other tensors of the values' shape."""
+    columns = values.shape[-1]
+    rows, others = values.reshape(-1, columns), tuple(each.view(-1, columns) for each in others)
+    steps = step.reshape(-1, 1)
+    size = max(1, BLOCK // columns)
+    for start in range(0, len(rows), size):
+        at = slice(start, start + size)
+        yield rows[at], steps[at] if len(steps) > 1 else steps, *(each[at] for each in others)
+
+
+def _backward_in_blocks(
+    ctx: Any, values: Tensor, step: Tensor, received: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of values and step; the formulas are those of the whole."""
+    low, high = ctx.codes
+    received = received.contiguous()
+    masked = ctx.needs_input_grad[0] and ctx.clip
+    of_values = received.clone() if masked else received
+    sums = []
+    for some, steps, given, out in _blocks(values, step, received, of_values):
+        scaled = some / steps
+        clipped = scaled.clamp(low, high)
+        outside = (clipped == low).logical_or_(clipped == high)
+        if masked:
+            out.masked_fill_(outside, 0.0)
+        slope = clipped.round_().sub_(scaled.masked_fill_(outside, 0.0)).mul_(given)
+        sums.append(slope.sum() if step.numel() == 1 else slope.sum(-1))
+    of_step = torch.stack(sums).sum() if step.numel() == 1 else torch.cat(sums)
+    return (
+        of_values if ctx.needs_input_grad[0] else None,
+        of_step.view(step.shape) * ctx.scale if ctx.needs_input_grad[1] else None,
+    )
 
 
 def _wide(values: Tensor) -> Tensor:

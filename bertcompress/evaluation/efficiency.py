@@ -134,7 +134,8 @@ def torch_runner(model: Measurable) -> Runner:
             torch.cuda.synchronize(device)
 
     kind = "embedding" if model.spec.head.task == "none" else None  # as Model.featurize
-    return Runner(call, model.tokenizer, model.max_length, "torch", str(device), kind)
+    runtime = getattr(model, "runtime", "torch")  # an exported model says what runs it
+    return Runner(call, model.tokenizer, model.max_length, runtime, str(device), kind)
 
 
 def measure_latency(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 
 METRICS = ("accuracy", "loyalty", "efficiency")
+WEIGHT_FILES = {".safetensors", ".onnx", ".xml", ".bin"}
 ALIASES = {"score": "accuracy"}
 DEFAULT_METRICS = METRICS
 MACS_LENGTH = 128
@@ -277,7 +278,7 @@ def _add_efficiency(found: list[dict[str, Any]], models: Sequence[Evaluable], da
     for name, model in named.items():
         with tempfile.TemporaryDirectory(prefix="bertcompress-") as folder:
             model.save_pretrained(Path(folder))
-            saved[name] = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+            saved[name] = sum(file.stat().st_size for file in Path(folder).iterdir() if file.suffix in WEIGHT_FILES)
             latency[name] |= measure_peak_memory(Path(folder), dataset)
     for fields, name in zip(found, names, strict=True):
         fields["file_bytes"] = saved[name]

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertcompress.encoder import lsq
 from bertcompress.encoder.bits import TERNARY, WIDTHS, CodeRange, code_range
 from bertcompress.encoder.lsq import fake_quantize, to_codes
 
@@ -147,3 +148,29 @@ def test_autocast_does_not_round_codes():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = fake_quantize(values, step, CodeRange(-127, 127))
     assert torch.equal(inside, fake_quantize(values, step, CodeRange(-127, 127)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gradient", ["clip", "ste"])
+@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_large_tensors_are_done_in_blocks_and_come_out_the_same(dtype, gradient, by_row, turned, monkeypatch):
+    codes, scale = code_range(4), 0.3
+    values = drawn(7, 31, 97, spread=3.0).to(dtype)
+    values = values.transpose(0, 1) if turned else values
+    weights = drawn(*values.shape, seed=1).to(dtype)
+    step = 0.5 + drawn(*(values.shape[:-1] if by_row else ()), *((1,) if by_row else ()), seed=2).abs().float()
+    found = {}
+    for block in (10**9, 1000):
+        monkeypatch.setattr(lsq, "BLOCK", block)
+        v, s = values.clone().requires_grad_(), step.clone().requires_grad_()
+        result = fake_quantize(v, s, codes, gradient=gradient, scale=scale)
+        (result * weights).sum().backward()
+        found[block] = (result.detach(), v.grad, s.grad)
+    assert lsq._blocked(values, step)
+    for number, (whole, parts) in enumerate(zip(*found.values(), strict=True)):
+        assert whole.dtype == parts.dtype
+        if number < 2:
+            assert torch.equal(whole, parts)
+        else:
+            torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-4)

@@ -166,7 +166,7 @@ class ExtractThenDistill(Distillation):
         from bertcompress.encoder.network import build
 
         selection, measured = self._kept_selection(model, planned, task, context)
-        spec, weights = extract(model.spec, model.network.state_dict(), selection)
+        spec, weights = extract(model.spec, model.state(), selection)
         if self.compensate_logits:
             weights = compensated(model.spec, spec, weights, selection)
         network = build(spec, model.labels, seed=self.seed)

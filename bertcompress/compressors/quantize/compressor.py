@@ -114,7 +114,7 @@ class PostTrainingQuantization:
         if self.needs_data:
             state = self._calibrated(model, require_task(self.method, task), spec)
         else:
-            state = quantize_state(model.network.state_dict(), spec, self.initialization)
+            state = quantize_state(model.state(), spec, self.initialization)
         network = build(spec, model.labels)
         network.load_state_dict(state)
         kept = [tensor.name for tensor in spec.tensors() if tensor.weights and tensor.dtype == "F32"]

@@ -1,0 +1,173 @@
+"""OpenVINO graphs: values that are rounded to codes, from which OpenVINO makes integer products.
+
+Rounding is one operator, FakeQuantize with as many levels as there are codes, so the grid is exactly the model's own.
+OpenVINO has no rounding with a step for each token, so models need stored steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcompress.encoder.bits import CodeRange
+from bertcompress.errors import ConfigError
+from bertcompress.export.graph import HIDDEN_SCORE, INPUTS, Array, Codes, Inputs, write
+from bertcompress.export.installed import require
+from bertcompress.export.seal import sealed
+
+if TYPE_CHECKING:
+    from bertcompress.encoder.chain import ChainPreTrainedModel
+
+FACTS = "bertcompress"  # where a file keeps what is no graph
+
+
+class OpenvinoGraph:
+    """Builds an OpenVINO graph; values are outputs of its nodes."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.ops = require("openvino.opset14", "openvino")
+
+    def constant(self, values: npt.NDArray[np.generic]) -> Any:
+        """Return a constant."""
+        return self.ops.constant(np.asarray(values))
+
+    def add(self, left: Any, right: Any) -> Any:
+        """Return left + right."""
+        return self.ops.add(left, right)
+
+    def multiply(self, left: Any, right: Any) -> Any:
+        """Return left * right."""
+        return self.ops.multiply(left, right)
+
+    def matmul(self, left: Any, right: Any) -> Any:
+        """Return left @ right."""
+        return self.ops.matmul(left, right, False, False)
+
+    def softmax(self, values: Any) -> Any:
+        """Return the softmax over the last axis."""
+        return self.ops.softmax(values, -1)
+
+    def activation(self, name: str, values: Any) -> Any:
+        """Return one of `spec.ACTIVATIONS`."""
+        if name in ("gelu", "gelu_new"):
+            return self.ops.gelu(values, "ERF" if name == "gelu" else "TANH")
+        if name == "silu":
+            return self.ops.swish(values)
+        return {"relu": self.ops.relu, "tanh": self.ops.tanh}[name](values)
+
+    def norm(self, values: Any, weight: Array, bias: Array, eps: float) -> Any:
+        """Return the layer normalisation over the last axis."""
+        centred = self.ops.mvn(values, self._whole([-1]), True, eps, "INSIDE_SQRT")
+        return self.add(self.multiply(centred, self.constant(weight)), self.constant(bias))
+
+    def reshape(self, values: Any, shape: tuple[int, ...]) -> Any:
+        """Return another shape; 0 keeps an axis, -1 is what is left."""
+        return self.ops.reshape(values, self._whole(shape), True)
+
+    def transpose(self, values: Any, order: tuple[int, ...]) -> Any:
+        """Return other axes' order."""
+        return self.ops.transpose(values, self._whole(order))
+
+    def split(self, values: Any, sizes: tuple[int, ...]) -> list[Any]:
+        """Return parts along the last axis."""
+        found = self.ops.variadic_split(values, self._whole(-1), self._whole(sizes))
+        return [found.output(place) for place in range(len(sizes))]
+
+    def concatenate(self, parts: list[Any]) -> Any:
+        """Join parts along the last axis."""
+        return self.ops.concat(parts, -1)
+
+    def first(self, values: Any) -> Any:
+        """Return (batch, length, size) of the first token, (batch, size)."""
+        return self.ops.gather(values, self._whole(0), self._whole(1))
+
+    def looked_up(self, table: Array | Codes, ids: Any) -> Any:
+        """Return the rows of some ids."""
+        if isinstance(table, Codes):
+            codes = self.ops.gather(self.constant(table.values), ids, self._whole(0))
+            steps = self.ops.gather(self.constant(table.steps[:, None]), ids, self._whole(0))
+            return self.multiply(self.ops.convert(codes, "f32"), steps)
+        return self.ops.gather(self.constant(table), ids, self._whole(0))
+
+    def first_rows(self, table: Array | Codes, ids: Any) -> Any:
+        """Return as many of the first rows as `ids` (batch, length) is long."""
+        length = self.ops.gather(self.ops.shape_of(ids), self._whole(1), self._whole(0))
+        return self.looked_up(table, self.ops.range(self._whole(0), length, self._whole(1), "i64"))
+
+    def linear(self, values: Any, weight: Array, bias: Array) -> Any:
+        """Return values @ weight.T + bias."""
+        return self.add(self.ops.matmul(values, self.constant(weight), False, True), self.constant(bias))
+
+    def quantized_linear(self, values: Any, weight: Codes, bias: Array, inputs: Inputs) -> Any:
+        """Return the same of codes, as an integer product where the inputs are rounded.
+
+        Raises:
+            ConfigError: each token is rounded with a step of its own.
+        """
+        if inputs.codes is not None:
+            if inputs.step is None:
+                raise ConfigError(
+                    "export: the model rounds each token with a step of its own (activation_steps='token'), which "
+                    "OpenVINO has no operator for; quantize with activation_steps='tensor' (stored steps), or export "
+                    "to ONNX."
+                )
+            values = self.rounded(values, inputs.step, inputs.codes)
+        codes = self.ops.convert(self.constant(weight.values), "f32")
+        rows = self.multiply(codes, self.constant(weight.steps[:, None]))
+        return self.add(self.ops.matmul(values, rows, False, True), self.constant(bias))
+
+    def rounded(self, values: Any, step: float, codes: CodeRange) -> Any:
+        """Return values as codes times a step."""
+        low, high = (self.constant(np.float32(np.float32(step) * bound)) for bound in codes)
+        return self.ops.fake_quantize(values, low, high, low, high, codes.levels)
+
+    def convolved(self, values: Any, weight: Array, bias: Array) -> Any:
+        """Return (batch, channels, length), each channel convolved by its own odd kernel (channels, 1, width)."""
+        side = weight.shape[-1] // 2
+        kernels = self.constant(weight[:, None])  # (groups, out, in, width)
+        found = self.ops.group_convolution(values, kernels, [1], [side], [side], [1])
+        return self.add(found, self.constant(bias[None, :, None]))
+
+    def mask(self, attention_mask: Any) -> tuple[Any, Any]:
+        """Return (batch, length) as what is added to scores, (batch, 1, 1, length), and as factors, (b, length, 1)."""
+        real = self.ops.convert(attention_mask, "f32")
+        hidden = self.ops.subtract(self.constant(np.float32(1)), real)
+        added = self.multiply(hidden, self.constant(np.float32(HIDDEN_SCORE)))
+        return self.reshape(added, (0, 1, 1, -1)), self.reshape(real, (0, -1, 1))
+
+    def _whole(self, values: Any) -> Any:
+        return self.ops.constant(np.array(values, np.int64))
+
+
+def export_openvino(network: ChainPreTrainedModel, path: Path, facts: dict[str, str]) -> None:
+    """Write a network as OpenVINO's two files, `path` (.xml) and one with the weights beside it (.bin).
+
+    Args:
+        network: what to write.
+        path: of the graph's file.
+        facts: kept in the file beside the graph.
+
+    Raises:
+        ConfigError: the head predicts masked words, openvino is not installed, or tokens have steps of their own.
+    """
+    graph, openvino = OpenvinoGraph(), require("openvino", "openvino")
+    inputs = [graph.ops.parameter([-1, -1], np.int64, name=name) for name in INPUTS]
+    for name, each in zip(INPUTS, inputs, strict=True):
+        each.output(0).tensor.names = {name}
+    result = graph.ops.result(write(graph, network, (inputs[0], inputs[1], inputs[2])))
+    result.output(0).tensor.names = {"logits"}
+    model = openvino.Model([result], inputs, "bertcompress")
+    openvino.save_model(model, path, compress_to_fp16=False)
+    # Written twice: the seal, in the first file, is of the second.
+    for name, value in sealed(facts, path.with_suffix(".bin").read_bytes()).items():
+        model.set_rt_info(value, [FACTS, name])
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def checked_bytes(path: Path, facts: dict[str, str]) -> bytes:
+    """Return the bytes that a file's seal is of."""
+    return path.with_suffix(".bin").read_bytes()

@@ -1,0 +1,86 @@
+"""What exported files keep beside the graph: enough to use them as a model, and to notice that they are damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertcompress import __version__
+from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.encoder.tokenizers import load_tokenizer
+from bertcompress.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from bertcompress.model import Model
+
+FORMAT = 1
+SEALED_BYTES = "sealed_bytes"
+_WEIGHTS, _FACTS = "weights_sha256", "facts_sha256"
+
+
+def facts_of(model: Model) -> dict[str, str]:
+    """Return what a model is beside its graph: texts by name, all of them ASCII."""
+    with tempfile.TemporaryDirectory(prefix="bertcompress-") as folder:
+        model.tokenizer.save_pretrained(folder)
+        files = {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())}
+    found = {
+        "format": FORMAT,
+        "version": __version__,
+        "spec": model.spec.to_dict(),
+        "labels": list(model.labels),
+        "null_threshold": model.null_threshold,
+        "tokenizer": files,
+        "methods": [step.method for step in model.history],
+    }
+    return {name: json.dumps(value) for name, value in found.items()}
+
+
+def sealed(facts: Mapping[str, str], body: bytes) -> dict[str, str]:
+    """Return the facts with checksums, of themselves and of the file's other bytes."""
+    whole = {**facts, SEALED_BYTES: str(len(body)), _WEIGHTS: hashlib.sha256(body).hexdigest()}
+    return {**whole, _FACTS: _digest(whole)}
+
+
+def check_seal(path: Path, facts: Mapping[str, str], body: bytes) -> None:
+    """Refuse a file that is damaged, or none of this library's.
+
+    Raises:
+        CheckpointError: says which.
+    """
+    if not {"format", "spec", "tokenizer", SEALED_BYTES, _WEIGHTS, _FACTS} <= set(facts):
+        raise CheckpointError(
+            f"{path}: was not written by bertcompress, or its description was removed; export the model again."
+        )
+    if facts[_FACTS] != _digest({name: value for name, value in facts.items() if name != _FACTS}):
+        raise CheckpointError(f"{path}: its description is damaged; export the model again.")
+    if facts[_WEIGHTS] != hashlib.sha256(body).hexdigest():
+        raise CheckpointError(f"{path}: its weights are damaged (checksum differs); export the model again.")
+    if json.loads(facts["format"]) > FORMAT:
+        raise CheckpointError(
+            f"{path}: format {facts['format']} is newer than what bertcompress {__version__} reads ({FORMAT}); "
+            "pip install -U bertcompress."
+        )
+
+
+def spec_in(facts: Mapping[str, str]) -> EncoderSpec:
+    """Return the description of the network."""
+    return EncoderSpec.from_dict(json.loads(facts["spec"]))
+
+
+def tokenizer_in(facts: Mapping[str, str], vocab_size: int) -> PreTrainedTokenizerBase:
+    """Return the tokenizer."""
+    files: dict[str, Any] = json.loads(facts["tokenizer"])
+    with tempfile.TemporaryDirectory(prefix="bertcompress-") as folder:
+        for name, text in files.items():
+            (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
+        return load_tokenizer(folder, vocab_size)
+
+
+def _digest(facts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(sorted(facts.items()))).encode()).hexdigest()

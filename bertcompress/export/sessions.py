@@ -1,0 +1,167 @@
+"""What runs an exported file: ONNX Runtime or OpenVINO, on the CPU, with as many threads as torch has."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bertcompress.encoder.kernels import exact_int8
+from bertcompress.errors import CheckpointError, ConfigError
+from bertcompress.export.installed import require
+from bertcompress.export.openvino import FACTS
+
+Batch = Mapping[str, npt.NDArray[np.int64]]
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
+ERRORS_ONLY = 3  # of ONNX Runtime's messages; it warns of machines whose devices it cannot list
+
+
+class Session(Protocol):
+    """A loaded file."""
+
+    name: str
+    version: str
+
+    def facts(self) -> dict[str, str]:
+        """Return what the file keeps beside the graph."""
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Return the logits of a batch."""
+
+    def kernels(self) -> dict[str, int]:
+        """Return how often each kind of kernel is in the graph that is executed."""
+
+    def integer_products(self) -> int:
+        """Return how many products of matrices are executed in integers."""
+
+
+class OnnxSession:
+    """A file in ONNX Runtime."""
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load a file.
+
+        Raises:
+            ConfigError: onnxruntime is not installed.
+            CheckpointError: the file is none, or damaged.
+        """
+        self._runtime = require("onnxruntime", "onnx")
+        self.version, self._path = str(self._runtime.__version__), path
+        self._session = self._load(self._options(threads))
+
+    def _options(self, threads: int) -> Any:
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = ERRORS_ONLY
+        if not exact_int8():
+            # Sums of two products would be cut off at 16 bits.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        return options
+
+    def _load(self, options: Any) -> Any:
+        try:
+            return self._runtime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own kinds of errors have no common base
+            raise CheckpointError(f"{self._path}: ONNX Runtime cannot load it: {error}") from error
+
+    def facts(self) -> dict[str, str]:
+        """Return what the file keeps beside the graph."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Return the logits of a batch."""
+        found: npt.NDArray[np.float32] = self._session.run(["logits"], dict(batch))[0]
+        return found
+
+    def kernels(self) -> dict[str, int]:
+        """Return how often each operator is in the graph as ONNX Runtime has optimized it."""
+        onnx = require("onnx", "onnx")
+        with tempfile.TemporaryDirectory(prefix="bertcompress-") as folder:
+            options = self._options(1)
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            self._load(options)
+            graph = onnx.load(options.optimized_model_filepath).graph
+            return dict(Counter(node.op_type for node in graph.node))
+
+    def integer_products(self) -> int:
+        """Return how many products of matrices are executed in integers."""
+        kinds = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm", "MatMulInteger")
+        return sum(count for kind, count in self.kernels().items() if kind in kinds)
+
+
+class OpenvinoSession:
+    """A file in OpenVINO."""
+
+    name = "openvino"
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load a file.
+
+        Raises:
+            ConfigError: openvino is not installed.
+            CheckpointError: the file is none, or damaged.
+        """
+        openvino = require("openvino", "openvino")
+        self.version = str(openvino.__version__).split("-")[0]
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise CheckpointError(f"{path}: the weights, {weights.name}, are not beside it; an export is both files.")
+        # Floats stay float32: where the processor has bfloat16, OpenVINO would take that, and change the answers.
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        try:
+            self._model = openvino.Core().read_model(path)
+            self._compiled = openvino.compile_model(self._model, "CPU", settings)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: OpenVINO cannot load it: {error}") from error
+        self._request = self._compiled.create_infer_request()
+
+    def facts(self) -> dict[str, str]:
+        """Return what the file keeps beside the graph."""
+        if not self._model.has_rt_info([FACTS]):
+            return {}
+        return {name: str(fact.value) for name, fact in self._model.get_rt_info([FACTS]).astype(dict).items()}
+
+    def run(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Return the logits of a batch."""
+        found: npt.NDArray[np.float32] = self._request.infer(dict(batch), share_inputs=True)["logits"].copy()
+        return found
+
+    def kernels(self) -> dict[str, int]:
+        """Return how often each kind of kernel, with its type of numbers, is in the graph that is executed."""
+        infos = [node.get_rt_info() for node in self._compiled.get_runtime_model().get_ops()]
+        names = [f"{each['layerType'].astype(str)} {each['runtimePrecision'].astype(str)}" for each in infos]
+        return dict(Counter(names))
+
+    def integer_products(self) -> int:
+        """Return how many products of matrices are executed in integers."""
+        kinds = {f"{kind} {numbers}" for kind in ("FullyConnected", "MatMul") for numbers in ("i8", "u8")}
+        return sum(count for kind, count in self.kernels().items() if kind in kinds)
+
+
+SESSIONS: dict[str, type[OnnxSession] | type[OpenvinoSession]] = {"onnx": OnnxSession, "openvino": OpenvinoSession}
+
+
+def open_session(path: Path, threads: int) -> Session:
+    """Load an exported file.
+
+    Raises:
+        ConfigError: its name ends otherwise than exports do, or its runtime is not installed.
+        CheckpointError: there is no such file, or it is damaged.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: exported models end in {' or '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file.")
+    return SESSIONS[SUFFIXES[path.suffix]](path, threads)

@@ -1,0 +1,135 @@
+"""Writes a model for another runtime, loads what was written, and compares."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bertcompress.encoder.bits import WHOLE
+from bertcompress.encoder.logits import task_logits
+from bertcompress.encoder.quantized import QuantizedLinear
+from bertcompress.errors import ConfigError
+from bertcompress.export.graph import POOLED
+from bertcompress.export.onnx import export_onnx
+from bertcompress.export.openvino import export_openvino
+from bertcompress.export.runtime import ExportedModel, load
+from bertcompress.export.seal import facts_of
+from bertcompress.export.sessions import SUFFIXES
+
+if TYPE_CHECKING:
+    from bertcompress.model import Model
+
+logger = logging.getLogger(__name__)
+WRITERS = {"onnx": export_onnx, "openvino": export_openvino}
+ROWS, LENGTH = 8, 32  # of the random examples that are compared
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and how it compares with the model.
+
+    Attributes:
+        path: of the file; OpenVINO's weights are in a second one beside it.
+        to: "onnx" or "openvino".
+        runtime: what was used to check it.
+        size_in_bytes: of the files.
+        integer_products: products of matrices that are executed in integers.
+        kernels: how often each kind of kernel is executed.
+        largest_difference: of the logits on random examples, from the model's own.
+        spread: standard deviation of these logits, to hold the difference against.
+        same_answers: share of these examples, or tokens, with the same largest logit.
+    """
+
+    path: Path
+    to: str
+    runtime: str
+    size_in_bytes: int
+    integer_products: int
+    kernels: dict[str, int]
+    largest_difference: float
+    spread: float
+    same_answers: float
+
+    def __str__(self) -> str:
+        """Say it in a line."""
+        integers = f"{self.integer_products} integer products" if self.integer_products else "no integer products"
+        return (
+            f"{self.path} ({self.runtime}): {self.size_in_bytes / 2**20:.1f} MiB, {integers}; on random examples "
+            f"logits differ by at most {self.largest_difference:.2g} (they spread by {self.spread:.2g}), "
+            f"{self.same_answers:.1%} have the same answer"
+        )
+
+
+def export(model: Model, path: str | Path, to: str | None = None) -> Export:
+    """Write a model as a file of its own for ONNX Runtime or OpenVINO, and check what was written.
+
+    Args:
+        model: what to write.
+        path: of the file: .onnx or .xml.
+        to: "onnx" or "openvino"; by default what the file's name ends in.
+
+    Raises:
+        ConfigError: the name ends otherwise, a package is not installed, the target cannot compute what the network
+            does, or it would execute in float what the model computes in integers.
+    """
+    path = Path(path)
+    if to is not None and to not in WRITERS:
+        raise ConfigError(f"export: got to={to!r}, allowed are {', '.join(WRITERS)}.")
+    if path.suffix not in SUFFIXES or to not in (None, SUFFIXES[path.suffix]):
+        wanted = " or ".join(suffix for suffix, name in SUFFIXES.items() if to in (None, name))
+        raise ConfigError(f"export: the file is {path}, its name has to end in {wanted}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = SUFFIXES[path.suffix]
+    WRITERS[target](model.network, path, facts_of(model))
+    found = _checked(model, load(path, model.task), target)
+    logger.info("exported %s", found)
+    return found
+
+
+def _checked(model: Model, exported: ExportedModel, target: str) -> Export:
+    wanted, executed = rounded_maps(model), exported.integer_products()
+    if executed < wanted:
+        raise ConfigError(
+            f"export: {exported.runtime} executes {executed} of the model's {wanted} integer products as such on this "
+            f"processor, the rest in float; the file {exported.path} is right, but not as fast as it should be."
+        )
+    mine, theirs = _answers(model), _answers(exported)
+    return Export(
+        path=exported.path,
+        to=target,
+        runtime=exported.runtime,
+        size_in_bytes=exported.size_in_bytes(),
+        integer_products=executed,
+        kernels=exported.kernels(),
+        largest_difference=float(np.abs(mine - theirs).max()),
+        spread=float(mine.std()),
+        same_answers=float((mine.argmax(-1) == theirs.argmax(-1)).mean()),
+    )
+
+
+def rounded_maps(model: Model) -> int:
+    """Return how many integer products lead to the logits: one for each quantized map, or group of its inputs."""
+    unused = "pooler" if model.spec.head.task not in POOLED else None
+    maps = [
+        part
+        for name, part in model.network.named_modules()
+        if isinstance(part, QuantizedLinear) and name.rpartition(".")[2] != unused
+    ]
+    return sum(max(1, part.input_steps) for part in maps if part.activation_bits != WHOLE)
+
+
+def _answers(model: Model) -> np.ndarray:
+    """Return the logits of random examples of several lengths, without pads: (examples or tokens, classes)."""
+    generator = np.random.default_rng(0)
+    length = min(LENGTH, model.max_length)
+    ids = torch.from_numpy(generator.integers(0, model.spec.embeddings.vocab_size, (ROWS, length)))
+    mask = (torch.arange(length) < torch.from_numpy(generator.integers(1, length + 1, (ROWS, 1)))).long()
+    inputs = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    with torch.inference_mode():
+        logits = task_logits(model.network.eval()(**inputs), mask)
+    return (logits[mask.bool()] if logits.ndim == 3 else logits).float().numpy()
