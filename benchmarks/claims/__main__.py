@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import claims
-from benchmarks.claims import etd, execute, layer_mapping, plans, texts
+from benchmarks.claims import etd, execute, kdlsq, layer_mapping, plans, texts
 from benchmarks.claims.claim import HEAD, markdown
 from benchmarks.claims.experiment import load
 from benchmarks.peers.common import require_data
@@ -20,7 +20,7 @@ from bertcompress.errors import BertCompressError
 
 WORK = Path("runs/claims")
 TEXTS = WORK / "texts.txt"
-PAPERS = {"etd": etd, "layer_mapping": layer_mapping}
+PAPERS = {"etd": etd, "layer_mapping": layer_mapping, "kdlsq": kdlsq}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -81,7 +81,7 @@ def results_of(name: str, scale: str = "laptop") -> list[dict[str, Any]]:
     places = {execute.kept_at(experiment, cell): cell for cell in experiment.cells}
     done = [place for place, cell in places.items() if execute.is_done(place, cell)]
     found = [json.loads(place.read_text(encoding="utf-8")) for place in done]
-    if len({each["texts"]["fingerprint"] for each in found}) > 1:
+    if len({each["texts"]["fingerprint"] for each in found if "texts" in each}) > 1:
         sys.exit(f"{execute.KEPT / name}: its results were made on different texts; remove those of one of them.")
     return found
 
@@ -109,9 +109,9 @@ def _machines(found: Sequence[Mapping[str, Any]]) -> str:
     cpus = sorted({each["machine"]["hardware"]["cpu"] for each in found})
     commits = sorted({each["machine"]["commit"] for each in found})
     minutes = sum(each["measured"]["seconds"] for each in found) / 60
-    texts = found[0]["texts"]["examples"]
+    size = f" on {found[0]['texts']['examples']:,} texts" if "texts" in found[0] else ""
     return (
-        f"{len(found)} cells on {texts:,} texts; distillation took {minutes:.0f} minutes of one process on "
+        f"{len(found)} cells{size}; training took {minutes:.0f} minutes of one process on "
         f"{', '.join(cpus)}; commits {', '.join(commits)}.\n"
     )
 

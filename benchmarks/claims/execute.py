@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from benchmarks.claims import supervised
 from benchmarks.claims.experiment import Cell, Experiment
 from benchmarks.peers.common import RESULTS, machine
 from bertcompress import __version__
@@ -71,7 +72,8 @@ def run(experiment: Experiment, work: Path, only: str = "", minutes: float | Non
 def mark_of(cell: Cell) -> str:
     """Return a digest of all that was written about a cell, and of the library's version."""
     written = (cell.group, cell.choices, cell.seed, cell.run, cell.changes, cell.scored_examples)
-    return fingerprint(__version__, *written)[:16]
+    limit = () if cell.train_examples is None else (cell.train_examples,)  # what is kept was made without
+    return fingerprint(__version__, *written, *limit)[:16]
 
 
 def is_done(place: Path, cell: Cell) -> bool:
@@ -91,6 +93,8 @@ def measure(cell: Cell, folder: Path, shared: Path) -> dict[str, Any]:
         shared: for the teacher's outputs.
     """
     config = cell.config()
+    if config.downstream is None and config.teacher.fine_tune.epochs > 0:
+        return _supervised(cell, config, folder, shared)
     task, teacher = _task(json.dumps(config.task)), _teacher(config.teacher.model, json.dumps(config.task))
     about, mark = machine(), mark_of(cell)
     logger.info("%s", cell.name)
@@ -114,6 +118,23 @@ def measure(cell: Cell, folder: Path, shared: Path) -> dict[str, Any]:
         "compute": compute(config.compress, model.spec, teacher.spec, *_size(task, teacher)),
         "downstream": found,
         "measured": {"seconds": sum(step.measured.get("training_seconds", 0.0) for step in history)},
+        "machine": about,
+    }
+
+
+def _supervised(cell: Cell, config: RunConfig, folder: Path, shared: Path) -> dict[str, Any]:
+    """Compress and judge a teacher that is fine-tuned on the task of the run."""
+    about = machine()
+    logger.info("%s", cell.name)
+    found = supervised.measured(cell, config, folder / mark_of(cell), shared)
+    return {
+        "cell": dict(cell.choices),
+        "group": cell.group,
+        "seed": cell.seed,
+        "steps": [{"method": step.method, "settings": settings_of(step)} for step in config.compress],
+        "mark": mark_of(cell),
+        "found": found,
+        "measured": {"seconds": found["seconds"]},
         "machine": about,
     }
 
@@ -152,7 +173,7 @@ def compute(
     ours, theirs = (spec.replace(head=Head()).macs(tokens) for spec in (student, teacher))
     found = {"distillation": 0.0, "importance": 0.0}
     for step in steps:
-        found["distillation"] += step.epochs * examples * (3 * ours + theirs)
+        found["distillation"] += getattr(step, "epochs", 0.0) * examples * (3 * ours + theirs)
         if isinstance(step, ExtractThenDistill):
             found["importance"] += min(step.measured_examples(), examples) * 3 * theirs
     return found

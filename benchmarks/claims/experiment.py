@@ -4,6 +4,7 @@ name: etd
 scales:
   laptop:
     scored_examples: 500            # of a task's validation and test split, at most; left out, all
+    train_examples: 2000            # of the run's task, at most, where a teacher is fine-tuned on it; likewise
     groups:
       - name: students              # part of every result's path
         run: {...}                  # a run's file, see `bertcompress schema`; paths are relative to where it runs
@@ -45,6 +46,7 @@ class Cell:
         run: the run's settings before the changes.
         changes: `key.path=value` texts.
         scored_examples: of each split that students are scored on, at most; None takes all.
+        train_examples: of the run's task that teacher and students learn from, at most; None takes all.
     """
 
     group: str
@@ -53,6 +55,7 @@ class Cell:
     run: Mapping[str, Any]
     changes: tuple[str, ...]
     scored_examples: int | None = None
+    train_examples: int | None = None
 
     @property
     def name(self) -> str:
@@ -91,18 +94,19 @@ def load(path: Path, scale: str = "laptop") -> Experiment:
     if scale not in content["scales"]:
         raise ValueError(f"{path}: got the scale {scale!r}, allowed are {', '.join(content['scales'])}.")
     described = content["scales"][scale]
-    cells = [cell for group in described["groups"] for cell in _cells(group, described.get("scored_examples"))]
+    cells = [cell for group in described["groups"] for cell in _cells(group, described)]
     return Experiment(content["name"], scale, tuple(cells))
 
 
-def _cells(group: Mapping[str, Any], scored_examples: int | None) -> Iterator[Cell]:
+def _cells(group: Mapping[str, Any], scale: Mapping[str, Any]) -> Iterator[Cell]:
     """Yield all seeds of a combination, then those of the next."""
     axes = {name: _choices(each) for name, each in group.get("axes", {}).items()}
     for picked in itertools.product(*(each.items() for each in axes.values())):
         choices = {axis: choice for axis, (choice, _) in zip(axes, picked, strict=True)}
         changes = [f"{key}={json.dumps(value)}" for _, change in picked for key, value in change.items()]
         for seed in group["seeds"]:
-            yield Cell(group["name"], choices, seed, group["run"], tuple(changes), scored_examples)
+            limits = {name: scale.get(name) for name in ("scored_examples", "train_examples")}
+            yield Cell(group["name"], choices, seed, group["run"], tuple(changes), **limits)
 
 
 def _choices(axis: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

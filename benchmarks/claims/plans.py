@@ -25,6 +25,7 @@ from bertcompress.data.tasks import load_task
 from bertcompress.encoder.checkpoints import read_config
 from bertcompress.encoder.convert import spec_from_config
 from bertcompress.encoder.spec import EncoderSpec, Head
+from bertcompress.model import spec_for
 from bertcompress.pipeline.chain import Pipeline, check_objectives
 from bertcompress.runs import plan as plan_of
 
@@ -61,6 +62,8 @@ def _checked(config: RunConfig, size: dict[str, Any] | None) -> tuple[EncoderSpe
     task = load_task(config.task)
     folder = resolve_model(config.teacher.model)
     teacher = spec_from_config(read_config(folder or Path(config.teacher.model)), Head("masked_lm"))
+    if config.teacher.fine_tune.epochs > 0:
+        teacher = spec_for(teacher, task)
     specs = [spec for _, spec in Pipeline(config.compress).plan(teacher, task)]
     check_objectives(config.compress, specs, teacher, task)
     student = specs[-1] if specs else teacher
@@ -79,7 +82,8 @@ def _checked(config: RunConfig, size: dict[str, Any] | None) -> tuple[EncoderSpe
 def _size(task: Task) -> tuple[int, int]:
     """Return the number of training texts and their mean length in tokens, about."""
     assert task.train is not None
-    words = sum(len(text.split()) for text in task.train["text"][:])
+    column = "text" if "text" in task.train.column_names else "words"
+    words = sum(len(text.split() if isinstance(text, str) else text) for text in task.train[column][:])
     return len(task.train), max(1, round(PIECES * words / len(task.train)))
 
 

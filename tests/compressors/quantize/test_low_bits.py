@@ -32,6 +32,21 @@ def test_bert_base_is_as_small_as_the_papers_count(weights, tables, position, mi
     assert BERT_BASE.bytes() / spec.bytes() == pytest.approx(ratio, rel=0.003)
 
 
+@pytest.mark.parametrize(("bits", "ratio"), [(2, 14.8), (4, 7.7), (8, 3.9)])
+def test_the_file_on_disk_is_that_small_and_all_there_is(bits, ratio, tmp_path):
+    """As KDLSQ stores it: steps of activations and of attention's inputs as well; with header and configuration."""
+    quantization = Quantization(bits, bits, 8, "tensor", "row", ("word",), activation_steps="tensor", attention_bits=8)
+    network = build(BERT_BASE.replace(quantization=quantization))
+    network.save_pretrained(tmp_path)
+    written = sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".safetensors"}
+    assert BERT_BASE.bytes() / written >= ratio
+    again = type(network).from_pretrained(tmp_path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+
+
 def test_ternary_codes_take_a_fifth_less_than_two_bits():
     sizes = [
         BERT_BASE.replace(quantization=Quantization(bits, bits, 8, "tensor", "row", ("word",))).bytes()
