@@ -39,6 +39,7 @@ def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) ->
         fine_tune=loaded.teacher.fine_tune,
         pipeline=Pipeline(loaded.compress),
         metrics=loaded.evaluate,
+        export=loaded.export,
         downstream=loaded.downstream,
         downstream_tasks=() if loaded.downstream is None else load_tasks(loaded.downstream),
         folder=Path(folder or loaded.output or Path("runs") / stem),

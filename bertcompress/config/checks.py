@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 # What `bertcompress.evaluation.evaluate` offers; written here as well because it imports torch (a test compares them).
 EVALUATIONS = ("accuracy", "loyalty", "efficiency")
+EXPORTS = ("onnx", "openvino")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # The built-in model's own config.json, so that a chain on it is checked before the first fetch.
 MINILM = {
@@ -262,13 +263,15 @@ def check_metrics(value: Value | None, problems: list[Problem], kind: str = "cla
 
 
 def check_exports(value: Value | None, problems: list[Problem]) -> tuple[str, ...]:
-    """Return the formats to export to, of which there are none yet."""
-    items = value.content if value is not None else []
-    if value is not None and not isinstance(items, list):
-        _refuse(value, f"got {value}, allowed is []: exporting comes with a later version.", problems)
-    for item in items if isinstance(items, list) else ():
-        _refuse(item, f"got {item}, allowed is the empty list []: exporting comes with a later version.", problems)
-    return ()
+    """Return the formats that the last model is exported to, each once."""
+    if value is None:
+        return ()
+    if not isinstance(value.content, list):
+        _refuse(value, f"got {value}, allowed is a list of {', '.join(EXPORTS)}, or [].", problems)
+        return ()
+    for item in value.content:
+        choice(item, EXPORTS, problems)
+    return tuple(dict.fromkeys(str(item.content) for item in value.content))
 
 
 def task_kinds() -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from bertcompress.encoder.operations import (
     SeparableStage,
 )
 from bertcompress.encoder.quantized import AttentionSites, QuantizedEmbedding, QuantizedLinear, QuantizedTable
+from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -209,13 +210,8 @@ class Writer(Generic[V]):
         return parts[0] if groups == 1 else self.graph.concatenate(parts)
 
     def _headed(self, encoder: ChainModel, hidden: V) -> V:
+        check_head(self.spec)
         task = self.spec.head.task
-        if task == "masked_lm":
-            raise ConfigError(
-                "export: the model's head is 'masked_lm', allowed are classification, regression, tagging, "
-                "question_answering and none (embedding); load the model with a task: Model.from_pretrained(name, "
-                "task=task)."
-            )
         if task in POOLED:
             hidden = self.graph.first(hidden)
             if encoder.pooler is not None:
@@ -225,6 +221,20 @@ class Writer(Generic[V]):
         classifier = self.network.classifier
         assert isinstance(classifier, nn.Module)
         return self._linear(classifier, hidden)
+
+
+def check_head(spec: EncoderSpec) -> None:
+    """Refuse a head that is no task's.
+
+    Raises:
+        ConfigError: it predicts masked words.
+    """
+    if spec.head.task == "masked_lm":
+        raise ConfigError(
+            "export: the model's head is 'masked_lm', allowed are classification, regression, tagging, "
+            "question_answering and none (embedding); load the model with a task: Model.from_pretrained(name, "
+            "task=task)."
+        )
 
 
 def numbers(tensor: Tensor) -> Array:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from bertcompress.encoder.chain import ChainPreTrainedModel
 
 FACTS = "bertcompress"  # where a file keeps what is no graph
+TOKEN_STEPS = (
+    "export: the model rounds each token with a step of its own (activation_steps='token'), which OpenVINO has no "
+    "operator for; quantize with activation_steps='tensor' (stored steps), or export to ONNX."
+)
 
 
 class OpenvinoGraph:
@@ -110,11 +114,7 @@ class OpenvinoGraph:
         """
         if inputs.codes is not None:
             if inputs.step is None:
-                raise ConfigError(
-                    "export: the model rounds each token with a step of its own (activation_steps='token'), which "
-                    "OpenVINO has no operator for; quantize with activation_steps='tensor' (stored steps), or export "
-                    "to ONNX."
-                )
+                raise ConfigError(TOKEN_STEPS)
             values = self.rounded(values, inputs.step, inputs.codes)
         codes = self.ops.convert(self.constant(weight.values), "f32")
         rows = self.multiply(codes, self.constant(weight.steps[:, None]))

@@ -14,18 +14,22 @@ from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.logits import task_logits
 from bertcompress.encoder.quantized import QuantizedLinear
 from bertcompress.errors import ConfigError
-from bertcompress.export.graph import POOLED
+from bertcompress.export.graph import POOLED, check_head
+from bertcompress.export.installed import require
 from bertcompress.export.onnx import export_onnx
-from bertcompress.export.openvino import export_openvino
+from bertcompress.export.openvino import TOKEN_STEPS, export_openvino
 from bertcompress.export.runtime import ExportedModel, load
 from bertcompress.export.seal import facts_of
 from bertcompress.export.sessions import SUFFIXES
 
 if TYPE_CHECKING:
+    from bertcompress.encoder.spec import EncoderSpec
     from bertcompress.model import Model
 
 logger = logging.getLogger(__name__)
 WRITERS = {"onnx": export_onnx, "openvino": export_openvino}
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
+FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # as a run calls them
 ROWS, LENGTH = 8, 32  # of the random examples that are compared
 
 
@@ -65,6 +69,25 @@ class Export:
         )
 
 
+def check(spec: EncoderSpec, to: str) -> None:
+    """Refuse what cannot be exported, before anything is made.
+
+    Raises:
+        ConfigError: says what, and what can.
+    """
+    if to not in WRITERS:
+        raise ConfigError(f"export: got to={to!r}, allowed are {', '.join(WRITERS)}.")
+    for package in PACKAGES[to]:
+        require(package, to)
+    check_head(spec)
+    rounded = spec.quantization is not None and WHOLE not in (
+        spec.quantization.weight_bits,
+        spec.quantization.activation_bits,
+    )
+    if to == "openvino" and rounded and spec.quantization.activation_steps == "token":  # type: ignore[union-attr]
+        raise ConfigError(TOKEN_STEPS)
+
+
 def export(model: Model, path: str | Path, to: str | None = None) -> Export:
     """Write a model as a file of its own for ONNX Runtime or OpenVINO, and check what was written.
 
@@ -78,13 +101,14 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
             does, or it would execute in float what the model computes in integers.
     """
     path = Path(path)
-    if to is not None and to not in WRITERS:
-        raise ConfigError(f"export: got to={to!r}, allowed are {', '.join(WRITERS)}.")
+    if to is not None:
+        check(model.spec, to)
     if path.suffix not in SUFFIXES or to not in (None, SUFFIXES[path.suffix]):
         wanted = " or ".join(suffix for suffix, name in SUFFIXES.items() if to in (None, name))
         raise ConfigError(f"export: the file is {path}, its name has to end in {wanted}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     target = SUFFIXES[path.suffix]
+    check(model.spec, target)
+    path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[target](model.network, path, facts_of(model))
     found = _checked(model, load(path, model.task), target)
     logger.info("exported %s", found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,8 @@ from bertcompress import __version__
 from bertcompress.compressors.base import Compressor, Context, require_task, settings_of
 from bertcompress.downstream import scores as downstream_scores
 from bertcompress.evaluation.cost import estimate_cost
-from bertcompress.evaluation.evaluate import MACS_LENGTH, check_metrics, evaluate
+from bertcompress.evaluation.evaluate import MACS_LENGTH, WEIGHT_FILES, check_metrics, evaluate
+from bertcompress.export import writing as exports
 from bertcompress.model import Model
 from bertcompress.pipeline.chain import Pipeline, check_objectives
 from bertcompress.pipeline.environment import describe_environment
@@ -47,6 +49,7 @@ class Run:
         pipeline: the compressors.
         metrics: what is measured of every model.
         folder: where everything is kept.
+        export: formats that the last model is exported to; the files are judged as models are.
         downstream: how models are fine-tuned on other tasks and scored there; None does not.
         downstream_tasks: these tasks, loaded.
         config: the resolved settings as YAML, kept beside the results.
@@ -60,6 +63,7 @@ class Run:
     pipeline: Pipeline
     metrics: Sequence[str]
     folder: Path
+    export: Sequence[str] = ()
     downstream: Downstream | None = None
     downstream_tasks: Sequence[Task] = ()
     config: str = ""
@@ -101,6 +105,7 @@ class Run:
         parts: list[Any] = [__version__, steps, self.task.fingerprint(), origin, metrics]
         if self.downstream is not None:
             parts += [settings_of(self.downstream), [task.fingerprint() for task in self.downstream_tasks]]
+        parts += [list(self.export)] if self.export else []
         return fingerprint(*parts)
 
     def _check(self) -> tuple[tuple[str, ...], str]:
@@ -116,6 +121,8 @@ class Run:
         if self.fine_tune.epochs > 0:
             build_objective(self.fine_tune.objective_weights(), student=teacher, kind=self.task.kind)
         check_objectives(self.pipeline.steps, [spec for _, spec in planned], teacher, self.task)
+        for to in self.export:
+            exports.check(planned[-1][1] if planned else teacher, to)
         if self.downstream is not None:
             downstream_scores.check(self.downstream, {TEACHER: teacher, **dict(planned)})
         return metrics, digest(base.spec.to_dict(), base.labels, _tokenizer_facts(base), base.network)
@@ -142,14 +149,43 @@ class Run:
             before, made = folder.step(name), model_fingerprint(record)
             teacher = teacher or made
             made_of = [made, teacher]
+        for to in self.export:
+            assert before is not None
+            judged.append(self._judged(folder, self._exported(folder, to, before, made_of), metrics))
         self._fine_tune_elsewhere(folder, judged)
         return folder.write("results.json", to_json(self._results(judged)))
+
+    def _exported(self, folder: RunFolder, to: str, before: Path, made_of: Sequence[str]) -> dict[str, Any]:
+        """Export the last model and move the file into its place, unless it is there."""
+        name = f"export-{to}"
+        mark = fingerprint(__version__, name, made_of)
+        record = folder.finished(name, mark)
+        if record is not None:
+            logger.info("%s: done before, taken as it is", name)
+            return record
+        work = folder.work(name)
+        with Stopwatch(work, mark) as stopwatch:
+            draft = work / "model"
+            shutil.rmtree(draft, ignore_errors=True)
+            found = Model.from_pretrained(before, self.task).export(draft / exports.FILES[to])
+        facts = dataclasses.asdict(found)
+        record = {
+            "name": name,
+            "method": f"export_{to}",
+            "settings": {"to": to},
+            "fingerprint": mark,
+            "curves": {},
+            "facts": {key: value for key, value in facts.items() if key not in ("path", "to")},
+            "measured": {"seconds": stopwatch.seconds},
+        }
+        return folder.complete(name, draft, record)
 
     def _fine_tune_elsewhere(self, folder: RunFolder, judged: Sequence[dict[str, Any]]) -> None:
         """Add to what was found of the models how they do on other tasks once they are fine-tuned on them."""
         if self.downstream is None:
             return
-        chosen = self.downstream.chosen_models([entry["name"] for entry in judged])
+        trained = [entry["name"] for entry in judged if not entry["method"].startswith("export_")]
+        chosen = self.downstream.chosen_models(trained)
         for entry in judged:
             name = entry["name"]
             if name in chosen:
@@ -212,7 +248,7 @@ class Run:
         model = teacher if name == TEACHER else Model.from_pretrained(folder.step(name), self.task)
         found = evaluate(model, self.task, teacher=teacher, metrics=metrics, seed=self.fine_tune.seed).to_dict()
         cost = estimate_cost(record["measured"]["seconds"]).to_dict()
-        weights = sorted(folder.step(name).glob("*.safetensors"))
+        weights = [path for path in folder.step(name).iterdir() if path.suffix in WEIGHT_FILES]
         shared = ("task", "macs_length", "seed", "teacher", "measured")
         judged = {key: value for key, value in found.items() if key not in shared}
         return {

@@ -24,7 +24,7 @@ EXPECTED: dict[str, tuple[int, str, str, str]] = {
     "duplicate_key": (7, "compress.0.epochs", "got the key 'epochs' twice (first in line 5)", "allowed is once"),
     "empty": (1, "", "got an empty file", "allowed is a mapping with at least task and teacher"),
     "empty_teacher": (2, "teacher", "got nothing", "allowed is a mapping such as {model: minilm-l6, epochs: 2}"),
-    "export": (3, "export.0", "got 'onnx'", "exporting comes with a later version"),
+    "export": (3, "export.1", "got 'tflite'", "'onnx', 'openvino'"),
     "float_for_int": (4, "teacher.batch_size", "got 16.5", "allowed is a whole number"),
     "hidden_size_too_large": (5, "compress.0.hidden_size", "got 768", "allowed are 1 to 384"),
     "infinite_rate": (2, "teacher.learning_rate", "got inf", "allowed is a number; it has to be finite"),

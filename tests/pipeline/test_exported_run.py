@@ -1,0 +1,48 @@
+"""`export:` in a run's file: the files are made once, judged as models are, and shown in the report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bertcompress import runs, runtime
+from bertcompress.errors import ConfigError
+
+from .toy_run import QUANTIZE, STEPS, STUDENT, write_config
+
+
+@pytest.fixture(autouse=True)
+def _packages():
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+
+
+def test_the_last_model_is_exported_judged_and_not_exported_again(place, monkeypatch):
+    stored = {**QUANTIZE, "activation_steps": "tensor"}
+    config = write_config(place / "toy.yaml", compress=[STUDENT, stored], export=["openvino", "onnx"])
+    runs.run(config, place / "runs/toy")
+    results = json.loads((place / "runs/toy/results.json").read_text())
+    names = [entry["name"] for entry in results["models"]]
+    assert names == [*STEPS, "export-openvino", "export-onnx"]
+    for entry, file in zip(results["models"][-2:], ("model.xml", "model.onnx"), strict=True):
+        assert entry["facts"]["integer_products"] >= 9  # 4 of each of 2 layers, and the pooler's
+        assert entry["loyalty"].keys() == results["models"][2]["loyalty"].keys()
+        assert entry["file_bytes"] > 0
+        assert entry["spec"] == results["models"][2]["spec"]
+        assert runtime.load(place / "runs/toy" / entry["name"]).path.name == file
+    report = (place / "runs/toy/report.md").read_text()
+    assert "export-onnx" in report
+
+    def never(*_):
+        raise AssertionError("exported twice")
+
+    monkeypatch.setattr("bertcompress.model.Model.export", never)
+    runs.run(config, place / "runs/toy")
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_trained(place):
+    config = write_config(place / "toy.yaml", compress=[{**STUDENT, "epochs": 3}, QUANTIZE], export=["openvino"])
+    with pytest.raises(ConfigError, match="activation_steps='tensor'"):
+        runs.run(config, place / "runs/new")
+    assert not (place / "runs/new").exists()
