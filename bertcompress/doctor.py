@@ -27,7 +27,13 @@ LIBRARIES = (
     "scikit-learn",
     "pydantic",
 )
-OPTIONAL = {"tensorboard": "trackers: [tensorboard]", "wandb": "trackers: [wandb]"}
+OPTIONAL = {
+    "tensorboard": "trackers: [tensorboard]",
+    "wandb": "trackers: [wandb]",
+    "onnx": "export: [onnx]",
+    "onnxruntime": "export: [onnx]",
+    "openvino": "export: [openvino]",
+}
 BF16 = {"avx512_bf16", "amx_bf16", "bf16", "feat_bf16"}
 INT8 = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm", "feat_dotprod", "feat_i8mm"}
 LOW_SPACE = 2 << 30  # bytes; the built-in model and a run of it need less

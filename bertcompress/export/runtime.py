@@ -136,6 +136,10 @@ class ExportedModel(Model):
         """Refuse: an exported network has the head that it was exported with."""
         raise self._fixed("given another head")
 
+    def export(self, path: str | Path, to: str | None = None) -> Any:
+        """Refuse: an exported network has no weights to write anew."""
+        raise self._fixed("exported again")
+
     def to_bert(self) -> Any:
         """Refuse: an exported network has no weights to convert."""
         raise self._fixed("converted")

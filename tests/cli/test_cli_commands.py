@@ -27,7 +27,20 @@ from bertcompress.errors import RunError
 from bertcompress.model import Model
 from bertcompress.pipeline.planning import PlannedStep
 
-COMMANDS = ("run", "worker", "plan", "suite", "submit", "evaluate", "report", "methods", "tasks", "schema", "doctor")
+COMMANDS = (
+    "run",
+    "worker",
+    "plan",
+    "suite",
+    "submit",
+    "evaluate",
+    "export",
+    "report",
+    "methods",
+    "tasks",
+    "schema",
+    "doctor",
+)
 RIGHT = "task: movie-reviews\nteacher: {model: minilm-l6}\ncompress: [{method: extract_then_distill, num_layers: 3}]\n"
 
 

@@ -321,6 +321,10 @@ def test_an_exported_model_cannot_be_compressed_further(letters_tokenizer, tmp_p
     loaded = bc.runtime.load(tmp_path / "m.onnx")
     with pytest.raises(ConfigError, match="exported model, which cannot be"):
         bc.PostTrainingQuantization().compress(loaded, None)
+    with pytest.raises(ConfigError, match="cannot be exported again"):
+        loaded.export(tmp_path / "m.xml")
+    with pytest.raises(ConfigError, match="cannot be used without its head"):
+        loaded.without_head()
     with pytest.raises(ConfigError, match="allowed are 32"):
         loaded.network(torch.ones(1, 33, dtype=torch.long))
 
