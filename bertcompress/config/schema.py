@@ -46,7 +46,7 @@ def schema(methods: Methods | None = None) -> dict[str, Any]:
         "compress": {"type": "array", "items": {"$ref": "#/$defs/step"}},
         "evaluate": {"type": "array", "minItems": 1, "items": {"enum": list(checks.EVALUATIONS)}},
         "downstream": {"$ref": "#/$defs/downstream"},
-        "export": {"type": "array", "items": {"enum": list(checks.EXPORTS)}, "uniqueItems": True},
+        "export": {"type": "array", "items": {"enum": list(checks.EXPORTS)}},
         "seed": {"type": ["integer", "null"], "minimum": 0, "maximum": 2**32 - 1},
         "output": {"type": ["string", "null"]},
     }
