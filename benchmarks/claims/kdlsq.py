@@ -30,7 +30,7 @@ def claims(results: Results) -> Iterator[Claim]:
             says = f"{bits} bits are within {points:g} points of float"
             where = f"{task}, seeds {sorted(mine)}"
             yield Claim(
-                says, SOURCE, where, f"{below} points", below.verdict(-points), "almost no loss at 8 and 4 bits"
+                says, SOURCE, where, f"{below} points", below.verdict(-points), "near the float model at 2 to 8 bits"
             )
             if task == "sst2" and loyalty is not None:
                 agreed = mean([100 * each["loyalty"]["label"] for each in mine.values()])

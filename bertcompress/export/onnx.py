@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bertcompress.encoder.chain import ChainPreTrainedModel
 
 OPSET, IR_VERSION = 20, 9
+INTEGER_PRODUCT = "MatMulIntegerToFloat"
 LARGEST = 2**31 - 1  # bytes of a protobuf file
 SMALL = 64  # numbers of a constant that is written once
 SHIFT = 128  # of the codes of what goes in
@@ -159,7 +160,7 @@ class OnnxGraph:
         # time.
         zeros = self.constant(np.zeros(len(steps), np.int8), shared=False)
         given = [rows, codes, self.constant(np.array(step)), self.constant(steps), shift, zeros, *bias]
-        return self.node("MatMulIntegerToFloat", *given, domain="com.microsoft")
+        return self.node(INTEGER_PRODUCT, *given, domain="com.microsoft")
 
     def _shifted(self, values: str, step: float, codes: CodeRange) -> str:
         """Return codes + `SHIFT` as unsigned bytes; the lowest byte stands for no code, so values are clipped."""

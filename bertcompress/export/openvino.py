@@ -1,6 +1,7 @@
 """OpenVINO graphs: values that are rounded to codes, from which OpenVINO makes integer products.
 
-Rounding is one operator, FakeQuantize with as many levels as there are codes, so the grid is exactly the model's own.
+Rounding is one operator, FakeQuantize with a level for each code of 8 bits, so the grid is exactly the model's own; of
+fewer bits, values are clipped before it.
 OpenVINO has no rounding with a step for each token, so models need stored steps.
 """
 
@@ -21,6 +22,7 @@ from bertcompress.export.seal import sealed
 if TYPE_CHECKING:
     from bertcompress.encoder.chain import ChainPreTrainedModel
 
+WHOLE_BYTES = (CodeRange(-127, 127), CodeRange(0, 255))
 FACTS = "bertcompress"  # where a file keeps what is no graph
 TOKEN_STEPS = (
     "export: the model rounds each token with a step of its own (activation_steps='token'), which OpenVINO has no "
@@ -122,6 +124,9 @@ class OpenvinoGraph:
 
     def rounded(self, values: Any, step: float, codes: CodeRange) -> Any:
         """Return values as codes times a step."""
+        if codes not in WHOLE_BYTES:  # OpenVINO makes integers of these grids alone; a part of one is clipped out
+            values = self.ops.clamp(values, *(float(np.float32(step) * bound) for bound in codes))
+            codes = WHOLE_BYTES[codes.low == 0]
         low, high = (self.constant(np.float32(np.float32(step) * bound)) for bound in codes)
         return self.ops.fake_quantize(values, low, high, low, high, codes.levels)
 
@@ -162,7 +167,7 @@ def export_openvino(network: ChainPreTrainedModel, path: Path, facts: dict[str, 
     result.output(0).tensor.names = {"logits"}
     model = openvino.Model([result], inputs, "bertcompress")
     openvino.save_model(model, path, compress_to_fp16=False)
-    # Written twice: the seal, in the first file, is of the second.
+    # Written once more: the seal stands in the first file, and is of the second, which has to be there.
     for name, value in sealed(facts, path.with_suffix(".bin").read_bytes()).items():
         model.set_rt_info(value, [FACTS, name])
     openvino.save_model(model, path, compress_to_fp16=False)

@@ -16,7 +16,7 @@ from bertcompress.encoder.network import TaskOutput
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.errors import ConfigError
 from bertcompress.export import onnx, openvino
-from bertcompress.export.seal import check_seal, spec_in, tokenizer_in
+from bertcompress.export.seal import SEALED_BYTES, check_seal, spec_in, tokenizer_in
 from bertcompress.export.sessions import SUFFIXES, Session, open_session
 from bertcompress.model import Model
 
@@ -93,7 +93,7 @@ class ExportedModel(Model):
         return self.runtime_network.session().kernels()
 
     def integer_products(self) -> int:
-        """Return how many products of matrices are executed in integers."""
+        """Return how many products with weights are executed in integers; attention's own do not count."""
         return self.runtime_network.session().integer_products()
 
     def files(self) -> list[Path]:
@@ -163,7 +163,7 @@ def load(path: str | Path, task: Task | None = None) -> ExportedModel:
     threads = torch.get_num_threads()
     session = open_session(path, threads)
     facts = session.facts()
-    check_seal(path, facts, CHECKED[SUFFIXES[path.suffix]](path, facts) if "sealed_bytes" in facts else b"")
+    check_seal(path, facts, CHECKED[SUFFIXES[path.suffix]](path, facts) if SEALED_BYTES in facts else b"")
     model = ExportedModel(path, RuntimeNetwork(path, spec_in(facts), (threads, session)), facts, task)
     if task is not None and task.labels and model.labels and tuple(task.labels) != model.labels:
         raise ConfigError(

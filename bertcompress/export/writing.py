@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +44,7 @@ class Export:
         to: "onnx" or "openvino".
         runtime: what was used to check it.
         size_in_bytes: of the files.
-        integer_products: products of matrices that are executed in integers.
+        integer_products: products with weights that are executed in integers.
         kernels: how often each kind of kernel is executed.
         largest_difference: of the logits on random examples, from the model's own.
         spread: standard deviation of these logits, to hold the difference against.
@@ -109,7 +111,11 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
     target = SUFFIXES[path.suffix]
     check(model.spec, target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    WRITERS[target](model.network, path, facts_of(model))
+    # Beside its place first: an interruption, or a full disk, leaves an older file whole.
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        WRITERS[target](model.network, Path(folder) / path.name, facts_of(model))
+        for file in sorted(Path(folder).iterdir()):  # the weights before the graph that is of them
+            os.replace(file, path.parent / file.name)
     found = _checked(model, load(path, model.task), target)
     logger.info("exported %s", found)
     return found

@@ -15,6 +15,7 @@ from datasets import Dataset
 
 import bertcompress as bc
 from bertcompress.cli import app
+from bertcompress.config import checks
 from bertcompress.encoder.network import build
 from bertcompress.encoder.quantized import AttentionSites, QuantizedLinear
 from bertcompress.encoder.spec import (
@@ -29,7 +30,7 @@ from bertcompress.encoder.spec import (
 )
 from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import CheckpointError, ConfigError
-from bertcompress.export import runtime, sessions
+from bertcompress.export import runtime, sessions, writing
 from bertcompress.export.graph import INPUTS
 from bertcompress.export.writing import rounded_maps
 from bertcompress.model import Model
@@ -133,7 +134,7 @@ def test_an_exported_model_says_what_the_model_says(head, quantized, to, letters
     export = model.export(tmp_path / f"m{SUFFIXES[to]}")
     loaded = bc.runtime.load(export.path)
     assert export.to == to
-    assert export.integer_products >= rounded_maps(model)
+    assert export.integer_products == rounded_maps(model)
     assert loaded.labels == model.labels
     for lengths in ((11, 6, 2, 9), (1,), (32, 32)):
         batch = batch_of(letters_tokenizer, lengths)
@@ -265,6 +266,26 @@ def test_damage_is_refused(to, letters_tokenizer, tmp_path):
         bc.runtime.load(path)
     path.write_bytes(text)
     assert bc.runtime.load(path).labels == ("sad", "calm", "glad")
+
+
+@pytest.mark.parametrize("to", SUFFIXES)
+def test_an_older_file_stays_whole_where_writing_fails(to, letters_tokenizer, tmp_path, monkeypatch):
+    path = tmp_path / f"m{SUFFIXES[to]}"
+    make_model(letters_tokenizer).export(path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(network, place, facts):
+        place.write_bytes(b"half a fi")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(writing.WRITERS, to, full)
+    with pytest.raises(OSError, match="No space left"):
+        make_model(letters_tokenizer, "tagging").export(path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_run_can_export_to_all_that_there_is():
+    assert set(checks.EXPORTS) == set(writing.WRITERS)
 
 
 def test_what_cannot_be_loaded_is_said(letters_tokenizer, tmp_path):
