@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bertcompress.encoder.bits import CodeRange
 
-BLOCK = 1 << 16  # numbers that a dozen passes go over while they are in the cache
+BLOCK = 1 << 16  # numbers for each thread, that all passes go over while they are in its cache
 
 
 def to_codes(values: Tensor, step: Tensor, codes: CodeRange, offset: Tensor | None = None) -> Tensor:
@@ -39,8 +39,9 @@ def fake_quantize(
     *,
     gradient: str = "clip",
     scale: float = 1.0,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Return the values as quantization leaves them, codes * step + offset, in the values' own type.
+    """Return the values as quantization leaves them, codes * step + offset.
 
     Gradients, with x = (value - offset) / step (LSQ, equations 3 and 5): of the step round(x) - x inside the range, the
     lowest or highest code outside; of the offset 0 inside, 1 outside (LSQ+); of a value 1 inside, 0 outside. All is
@@ -55,58 +56,59 @@ def fake_quantize(
             weights, so that one that was clipped can still come back.
         scale: factor of the gradients of step and offset, LSQ's g = 1 / sqrt(count * highest code). An optimizer that
             divides by the gradient's size, such as AdamW, hardly sees it.
+        dtype: of the result, by default the values' own; what autocast would round it to next saves a pass over it.
     """
-    found: Tensor = _FakeQuantize.apply(values, step, offset, codes, gradient == "clip", scale)  # type: ignore[no-untyped-call]
+    found: Tensor = _FakeQuantize.apply(values, step, offset, codes, gradient == "clip", scale, dtype or values.dtype)  # type: ignore[no-untyped-call]
     return found
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, step: Tensor, offset: Tensor | None, codes: CodeRange, clip: bool, scale: float
+        ctx: Any,
+        values: Tensor,
+        step: Tensor,
+        offset: Tensor | None,
+        codes: CodeRange,
+        clip: bool,
+        scale: float,
+        dtype: torch.dtype,
     ) -> Tensor:
         ctx.save_for_backward(values, step, offset)
         ctx.codes, ctx.clip, ctx.scale = codes, clip, scale
-        if offset is not None or not _blocked(values, step):
-            found = to_codes(_wide(values), step, codes, offset).mul_(step)
-            return (found if offset is None else found.add_(offset)).to(values.dtype)
-        made = torch.empty_like(values, memory_format=torch.contiguous_format)
-        for some, steps, out in _blocks(values, step, made):
-            wide = out if out.dtype == torch.float32 else torch.empty_like(some, dtype=torch.float32)
-            torch.div(some, steps, out=wide).clamp_(codes.low, codes.high).round_().mul_(steps)
-            if wide is not out:
-                out.copy_(wide)
-        return made
+        if offset is None and _blocked(values, step):
+            return _forward_in_blocks(values, step, codes, dtype)
+        found = to_codes(_wide(values), step, codes, offset).mul_(step)
+        return (found if offset is None else found.add_(offset)).to(dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, step, offset = ctx.saved_tensors
         (received,) = gradients
         if offset is None and _blocked(values, step):
-            return (*_backward_in_blocks(ctx, values, step, received), None, None, None, None)
+            return (*_backward_in_blocks(ctx, values, step, received), None, None, None, None, None)
         low, high = ctx.codes
         wide = _wide(received)
         scaled = (_wide(values) if offset is None else _wide(values) - offset) / step
         inside = (scaled > low) & (scaled < high)
         of_values = of_step = of_offset = None
         if ctx.needs_input_grad[0]:
-            of_values = received.masked_fill(~inside, 0.0) if ctx.clip else received
+            of_values = (received.masked_fill(~inside, 0.0) if ctx.clip else received).to(values.dtype)
         if ctx.needs_input_grad[1]:
             slope = scaled.clamp(low, high).round_().sub_(scaled.masked_fill(~inside, 0.0))
             of_step = (slope.mul_(wide).sum_to_size(step.shape) * ctx.scale).to(step.dtype)
         if offset is not None and ctx.needs_input_grad[2]:
             of_offset = (wide.masked_fill(inside, 0.0).sum_to_size(offset.shape) * ctx.scale).to(offset.dtype)
-        return of_values, of_step, of_offset, None, None, None
+        return of_values, of_step, of_offset, None, None, None, None
 
 
 def _blocked(values: Tensor, step: Tensor) -> bool:
-    """Return whether the passes over the values are better done block by block: where they would leave the cache."""
+    """Return whether the passes over the values can be done block by block, so that these stay in the cache."""
     return (
         values.device.type == "cpu"
         and values.dtype in (torch.float32, torch.bfloat16)
         and step.dtype == torch.float32
         and values.dim() > 1
-        and values.numel() > 2 * BLOCK
         and (step.numel() == 1 or step.shape == (*values.shape[:-1], 1))
     )
 
@@ -116,34 +118,69 @@ def _blocks(values: Tensor, step: Tensor, *others: Tensor) -> Iterator[tuple[Ten
     columns = values.shape[-1]
     rows, others = values.reshape(-1, columns), tuple(each.view(-1, columns) for each in others)
     steps = step.reshape(-1, 1)
-    size = max(1, BLOCK // columns)
+    size = max(1, BLOCK * torch.get_num_threads() // columns)
     for start in range(0, len(rows), size):
         at = slice(start, start + size)
         yield rows[at], steps[at] if len(steps) > 1 else steps, *(each[at] for each in others)
 
 
+def _forward_in_blocks(values: Tensor, step: Tensor, codes: CodeRange, dtype: torch.dtype) -> Tensor:
+    made = torch.empty_like(values, dtype=dtype, memory_format=torch.contiguous_format)
+    space = _Space(values)
+    for some, steps, out in _blocks(values, step, made):
+        wide = out if dtype == torch.float32 else space.of("found", some)
+        torch.div(space.float("values", some), steps, out=wide).clamp_(codes.low, codes.high).round_().mul_(steps)
+        if wide is not out:
+            out.copy_(wide)
+    return made
+
+
 def _backward_in_blocks(
     ctx: Any, values: Tensor, step: Tensor, received: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of values and step; the formulas are those of the whole."""
+    """Return the gradients of values and step; the formulas are those of the whole, in fewer passes."""
     low, high = ctx.codes
     received = received.contiguous()
-    masked = ctx.needs_input_grad[0] and ctx.clip
-    of_values = received.clone() if masked else received
-    sums = []
+    space, sums = _Space(values), []
+    of_values = torch.empty_like(received, dtype=values.dtype) if ctx.clip else received.to(values.dtype)
     for some, steps, given, out in _blocks(values, step, received, of_values):
-        scaled = some / steps
-        clipped = scaled.clamp(low, high)
-        outside = (clipped == low).logical_or_(clipped == high)
-        if masked:
-            out.masked_fill_(outside, 0.0)
-        slope = clipped.round_().sub_(scaled.masked_fill_(outside, 0.0)).mul_(given)
-        sums.append(slope.sum() if step.numel() == 1 else slope.sum(-1))
+        scaled = torch.div(space.float("values", some), steps, out=space.of("scaled", some))
+        given = space.float("given", given)
+        slope = torch.clamp(scaled, low, high, out=space.of("slope", some)).round_()
+        slope.sub_(_inside(scaled, scaled, low, high, grad_input=space.of("inside", some)))
+        if ctx.clip and out.dtype == torch.float32:
+            _inside(given, scaled, low, high, grad_input=out)
+        elif ctx.clip:
+            out.copy_(_inside(given, scaled, low, high, grad_input=space.of("inside", some)))
+        one = step.numel() == 1
+        sums.append(torch.dot(slope.view(-1), given.reshape(-1)) if one else slope.mul_(given).sum(-1))
     of_step = torch.stack(sums).sum() if step.numel() == 1 else torch.cat(sums)
     return (
         of_values if ctx.needs_input_grad[0] else None,
         of_step.view(step.shape) * ctx.scale if ctx.needs_input_grad[1] else None,
     )
+
+
+# The backward of hardtanh is a gradient where low < x < high, and 0 elsewhere: a mask and a product in one pass.
+_inside = torch.ops.aten.hardtanh_backward.grad_input
+
+
+class _Space:
+    """Room for the intermediate numbers of one block, the same for each."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._columns, self._parts = values.shape[-1], dict[str, Tensor]()
+
+    def of(self, name: str, some: Tensor) -> Tensor:
+        """Return float32 room for as many rows."""
+        if name not in self._parts:  # the first block is the largest
+            self._parts[name] = torch.empty(len(some), self._columns)
+        found = self._parts[name]
+        return found if len(found) == len(some) else found[: len(some)]
+
+    def float(self, name: str, some: Tensor) -> Tensor:
+        """Return the rows in float32."""
+        return some if some.dtype == torch.float32 else self.of(name, some).copy_(some)
 
 
 def _wide(values: Tensor) -> Tensor:

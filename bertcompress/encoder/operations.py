@@ -79,12 +79,8 @@ class AttentionOperation(nn.Module):
 
     def forward(self, hidden: Tensor, places: Places, trace: Trace) -> Tensor:
         """Map (batch, length, hidden), or as many of its places as are computed, to the same shape."""
-        qkv = places.unpack(self.qkv(hidden))  # (B, L, 3 * h * d)
-        batch, length, _ = qkv.shape
-        qkv = qkv.view(batch, length, 3, self.num_heads, self.head_size)
-        if trace.projections:
-            trace.recorded_projections.append(qkv)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, h, L, d)
+        query, key, value = self._projected(hidden, places, trace)
+        batch, _, length, _ = query.shape
         allowed = None if places.mask is None else places.mask[:, None, None, :]  # (B, 1, 1, L)
         rate = self.attention_dropout if self.training else 0.0
         # With dropout torch has no fused kernel for the CPU, and its own steps draw their random numbers slowly.
@@ -97,6 +93,23 @@ class AttentionOperation(nn.Module):
         context = places.pack(context.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_size))
         changed: Tensor = self.norm(hidden + dropout(self.output(context), self.hidden_dropout, self.training))
         return changed
+
+    def _projected(self, hidden: Tensor, places: Places, trace: Trace) -> tuple[Tensor, ...]:
+        """Return queries, keys and values, each (batch, heads, length, head size), rounded where that is wanted."""
+        qkv = self.qkv(hidden)  # (B, L, 3 * h * d), or as many places as are computed
+        if self.sites is None or trace.projections:
+            whole = places.unpack(qkv)
+            whole = whole.view(*whole.shape[:2], 3, self.num_heads, self.head_size)
+        if trace.projections:
+            trace.recorded_projections.append(whole)
+        if self.sites is None:
+            return whole.permute(2, 0, 3, 1, 4).unbind(0)
+        rounded = (places.unpack(self.sites(each, site)) for site, each in enumerate(qkv.chunk(3, dim=-1)))
+        return tuple(self._heads(each) for each in rounded)
+
+    def _heads(self, values: Tensor) -> Tensor:
+        """Return (batch, length, heads * head size) as (batch, heads, length, head size)."""
+        return values.view(*values.shape[:2], self.num_heads, self.head_size).transpose(1, 2)
 
     def _dropped(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rate: float) -> Tensor:
         """Attend with dropout: scaling and mask go into the matrix product, which saves four passes over the scores."""
@@ -113,8 +126,6 @@ class AttentionOperation(nn.Module):
     def _traced(
         self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, rate: float, trace: Trace
     ) -> Tensor:
-        if self.sites is not None:
-            query, key, value = (self.sites(each, site) for site, each in enumerate((query, key, value)))
         scores = query @ key.transpose(-1, -2) * self.head_size**-0.5  # (B, h, L, L)
         if trace.scores:
             trace.recorded_scores.append(scores)

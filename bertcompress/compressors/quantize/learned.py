@@ -57,16 +57,16 @@ class LearnedStep(nn.Module):
         self.log_step.copy_(initial_step(values, self.codes, method).log())
 
     def forward(self, values: Tensor) -> Tensor:
-        """Round activations of any shape, all with the same step."""
+        """Round activations of any shape, all with the same step, for a product."""
         if self.method is not None:
             self.begin(values.reshape(1, -1), self.method)
-        return fake_quantize(values, self.step, self.codes, gradient=self.gradient)
+        return fake_quantize(values, self.step, self.codes, gradient=self.gradient, dtype=_multiplied(values))
 
     def of_rows(self, weight: Tensor) -> Tensor:
-        """Round a weight (rows, columns), of which equal groups of rows share a step."""
+        """Round a weight (rows, columns), of which equal groups of rows share a step, for a product."""
         steps = self.step
         each = steps if len(steps) in (1, len(weight)) else steps.repeat_interleave(len(weight) // len(steps))
-        return fake_quantize(weight, each.unsqueeze(-1), self.codes, gradient=self.gradient)
+        return fake_quantize(weight, each.unsqueeze(-1), self.codes, gradient=self.gradient, dtype=_multiplied(weight))
 
     def of_chosen(self, rows: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
         """Round some rows of a weight.
@@ -133,7 +133,6 @@ class LearnedLinear(nn.Module):
             inputs: number of steps of what goes in; 0 finds one for each token.
             weight_gradient: of weights outside the range, see `fake_quantize`.
             kind: of step sizes.
-            kind: of step sizes.
         """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
@@ -160,7 +159,7 @@ class LearnedLinear(nn.Module):
             return found
         codes = code_range(self.activation_bits)
         step = inputs.detach().float().abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / codes.high
-        return fake_quantize(inputs, step, codes, gradient="ste")
+        return fake_quantize(inputs, step, codes, gradient="ste", dtype=_multiplied(inputs))
 
 
 class LearnedEmbedding(Embedding):
@@ -288,6 +287,12 @@ def quantized_state(network: nn.Module, spec: EncoderSpec) -> dict[str, Tensor]:
             of_sites = isinstance(found, LearnedSites)
             state[tensor.name] = torch.cat([each.step for each in found.steps]) if of_sites else found.weight_step.step
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _multiplied(values: Tensor) -> torch.dtype:
+    """Return the type in which a matrix product takes values: autocast's, where that is on."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
 
 
 def _sites(spec: EncoderSpec) -> list[str]:
