@@ -145,15 +145,15 @@ def _backward_in_blocks(
     of_values = torch.empty_like(received, dtype=values.dtype) if ctx.clip else received.to(values.dtype)
     for some, steps, given, out in _blocks(values, step, received, of_values):
         scaled = torch.div(space.float("values", some), steps, out=space.of("scaled", some))
-        given = space.float("given", given)
+        wide = space.float("given", given) if ctx.clip or out.dtype != torch.float32 else out
         slope = torch.clamp(scaled, low, high, out=space.of("slope", some)).round_()
         slope.sub_(_inside(scaled, scaled, low, high, grad_input=space.of("inside", some)))
         if ctx.clip and out.dtype == torch.float32:
-            _inside(given, scaled, low, high, grad_input=out)
+            _inside(wide, scaled, low, high, grad_input=out)
         elif ctx.clip:
-            out.copy_(_inside(given, scaled, low, high, grad_input=space.of("inside", some)))
+            out.copy_(_inside(wide, scaled, low, high, grad_input=space.of("inside", some)))
         one = step.numel() == 1
-        sums.append(torch.dot(slope.view(-1), given.reshape(-1)) if one else slope.mul_(given).sum(-1))
+        sums.append(torch.dot(slope.view(-1), wide.reshape(-1)) if one else slope.mul_(wide).sum(-1))
     of_step = torch.stack(sums).sum() if step.numel() == 1 else torch.cat(sums)
     return (
         of_values if ctx.needs_input_grad[0] else None,
