@@ -1,7 +1,7 @@
 """OpenVINO graphs: values that are rounded to codes, from which OpenVINO makes integer products.
 
-Rounding is one operator, FakeQuantize with a level for each code of 8 bits, so the grid is exactly the model's own; of
-fewer bits, values are clipped before it.
+Codes pass through FakeQuantize with a level for each code of 8 bits, which is what makes them integers; of fewer bits,
+they are clipped before it.
 OpenVINO has no rounding with a step for each token, so models need stored steps.
 """
 
@@ -123,12 +123,18 @@ class OpenvinoGraph:
         return self.add(self.ops.matmul(values, rows, False, True), self.constant(bias))
 
     def rounded(self, values: Any, step: float, codes: CodeRange) -> Any:
-        """Return values as codes times a step."""
+        """Return values as codes times a step.
+
+        FakeQuantize makes the integers, but adds 127 to signed values before it rounds, which in float32 is an error of
+        1e-5 of a step: one value in 100,000 went to another code. What comes in is rounded already, and left as it is.
+        """
+        ratio = self.ops.round(self.ops.divide(values, self.constant(np.float32(step))), "half_to_even")
         if codes not in WHOLE_BYTES:  # OpenVINO makes integers of these grids alone; a part of one is clipped out
-            values = self.ops.clamp(values, *(float(np.float32(step) * bound) for bound in codes))
+            ratio = self.ops.clamp(ratio, float(codes.low), float(codes.high))
             codes = WHOLE_BYTES[codes.low == 0]
-        low, high = (self.constant(np.float32(np.float32(step) * bound)) for bound in codes)
-        return self.ops.fake_quantize(values, low, high, low, high, codes.levels)
+        low, high = (self.constant(np.float32(bound)) for bound in codes)
+        whole = self.ops.fake_quantize(ratio, low, high, low, high, codes.levels)
+        return self.multiply(whole, self.constant(np.float32(step)))
 
     def convolved(self, values: Any, weight: Array, bias: Array) -> Any:
         """Return (batch, channels, length), each channel convolved by its own odd kernel (channels, 1, width)."""
