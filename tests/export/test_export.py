@@ -16,6 +16,8 @@ from datasets import Dataset
 import bertcompress as bc
 from bertcompress.cli import app
 from bertcompress.config import checks
+from bertcompress.encoder.bits import CodeRange
+from bertcompress.encoder.lsq import to_codes
 from bertcompress.encoder.network import build
 from bertcompress.encoder.quantized import AttentionSites, QuantizedLinear
 from bertcompress.encoder.spec import (
@@ -30,8 +32,9 @@ from bertcompress.encoder.spec import (
 )
 from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import CheckpointError, ConfigError
+from bertcompress.export import openvino as openvino_graph
 from bertcompress.export import runtime, sessions, writing
-from bertcompress.export.graph import INPUTS
+from bertcompress.export.graph import INPUTS, Codes, Inputs
 from bertcompress.export.writing import rounded_maps
 from bertcompress.model import Model
 
@@ -141,6 +144,24 @@ def test_an_exported_model_says_what_the_model_says(head, quantized, to, letters
         expected = said(model, batch)
         assert head == "regression" or expected.std() > 0.05
         assert_alike(said(loaded, batch), expected, quantized not in ("float", "weights-only", "tables-only"))
+
+
+@pytest.mark.parametrize("codes", [CodeRange(-127, 127), CodeRange(0, 255), CodeRange(-7, 7)])
+def test_openvino_rounds_to_the_same_codes(codes):
+    """Also beside ties, four floats off; FakeQuantize alone, which adds 127 first, cannot tell the sides there."""
+    import openvino
+
+    step = np.float32(0.0237 if codes.low else 0.93 / 255)
+    ties = (np.arange(codes.low - 2, codes.high + 2) + 0.5).astype(np.float32) * step
+    values = np.stack([ties + side * 4 * np.spacing(np.abs(ties)) for side in (-1, 1)])
+    size = values.shape[1]
+    graph = openvino_graph.OpenvinoGraph()
+    given = graph.ops.parameter([-1, size], np.float32)
+    unit = Codes(np.eye(size, dtype=np.int8), np.ones(size, np.float32))
+    product = graph.quantized_linear(given, unit, np.zeros(size, np.float32), Inputs(codes, float(step)))
+    compiled = openvino.compile_model(openvino.Model([product], [given]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = np.rint(compiled(values)[0] / step)
+    np.testing.assert_array_equal(found, to_codes(torch.tensor(values), torch.tensor(step), codes))
 
 
 @pytest.mark.parametrize("to", SUFFIXES)
