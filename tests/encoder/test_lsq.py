@@ -142,6 +142,12 @@ def test_codes_times_step_are_the_values_bit_for_bit():
     assert torch.equal(kept.float() * step, fake_quantize(values, step, codes))
 
 
+def test_a_result_in_another_type_is_the_same_one_rounded_last():
+    values, step, codes = drawn(1000).float(), torch.tensor(0.0173), code_range(5)
+    plain = fake_quantize(values, step, codes)
+    assert torch.equal(fake_quantize(values, step, codes, dtype=torch.bfloat16), plain.bfloat16())
+
+
 def test_autocast_does_not_round_codes():
     values = drawn(64, 64).float().requires_grad_()
     step = torch.tensor(0.01, requires_grad=True)
@@ -154,21 +160,24 @@ def test_autocast_does_not_round_codes():
 @pytest.mark.parametrize("gradient", ["clip", "ste"])
 @pytest.mark.parametrize("by_row", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
-def test_large_tensors_are_done_in_blocks_and_come_out_the_same(dtype, gradient, by_row, turned, monkeypatch):
+@pytest.mark.parametrize("made", [torch.float32, torch.bfloat16])
+def test_blocks_come_out_as_the_plain_formulas_do(dtype, gradient, by_row, turned, made, monkeypatch):
     codes, scale = code_range(4), 0.3
     values = drawn(7, 31, 97, spread=3.0).to(dtype)
     values = values.transpose(0, 1) if turned else values
     weights = drawn(*values.shape, seed=1).to(dtype)
     step = 0.5 + drawn(*(values.shape[:-1] if by_row else ()), *((1,) if by_row else ()), seed=2).abs().float()
-    found = {}
-    for block in (10**9, 1000):
-        monkeypatch.setattr(lsq, "BLOCK", block)
-        v, s = values.clone().requires_grad_(), step.clone().requires_grad_()
-        result = fake_quantize(v, s, codes, gradient=gradient, scale=scale)
-        (result * weights).sum().backward()
-        found[block] = (result.detach(), v.grad, s.grad)
     assert lsq._blocked(values, step)
-    for number, (whole, parts) in enumerate(zip(*found.values(), strict=True)):
+    plain, *blocked = [], [], []
+    for block, found in ((0, plain), (1000, blocked[0]), (10**9, blocked[1])):
+        monkeypatch.setattr(lsq, "BLOCK", block)
+        monkeypatch.setattr(lsq, "_blocked", lambda *_, block=block: block > 0)
+        v, s = values.clone().requires_grad_(), step.clone().requires_grad_()
+        result = fake_quantize(v, s, codes, gradient=gradient, scale=scale, dtype=made)
+        assert result.dtype == made
+        (result * weights.to(made)).sum().backward()
+        found += [result.detach(), v.grad, s.grad]
+    for number, (whole, parts) in [pair for each in blocked for pair in enumerate(zip(plain, each, strict=True))]:
         assert whole.dtype == parts.dtype
         if number < 2:
             assert torch.equal(whole, parts)

@@ -42,6 +42,9 @@ IDS = torch.randint(1, 40, (6, 12), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(12) < torch.tensor([12, 9, 12, 5, 11, 12])[:, None]
 
 
+DROPOUTS = ("hidden_dropout", "attention_dropout", "classifier_dropout")
+
+
 def make(spec, seed=0):
     network = build(spec, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -229,3 +232,21 @@ def test_pads_change_nothing_that_is_said(name):
     # A float sum that is blocked differently may move a value over the border of two codes.
     assert (together - alone).abs().median() < 1e-5
     torch.testing.assert_close(together, alone, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["kdlsq-8", "kdlsq-2"])
+def test_pads_need_not_be_computed(name):
+    """Attention's sites round what is computed; a pad that is not is 0, which every step keeps."""
+    generator = torch.Generator().manual_seed(5)
+    mask = torch.arange(18) < torch.tensor([18, 3, 5, 2])[:, None]
+    ids = torch.randint(1, 40, mask.shape, generator=generator) * mask
+    found = []
+    for skip in (False, True):
+        network, _ = prepared(PLAIN.replace(**dict.fromkeys(DROPOUTS, 0.0)), QUANTIZATIONS[name])
+        network.encoder.skip_pads = skip
+        logits = network.train()(ids, attention_mask=mask.long()).logits
+        logits.square().sum().backward()
+        found.append((logits.detach(), *(each.grad for each in network.parameters() if each.grad is not None)))
+    assert len(found[0]) == len(found[1]) > 50
+    for whole, packed in zip(*found, strict=True):
+        assert (whole - packed).norm() < 0.02 * whole.norm()
