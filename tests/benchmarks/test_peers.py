@@ -26,12 +26,14 @@ from benchmarks.peers import (
     evaluation_memory,
     evaluation_sides,
     forward,
+    quantized,
     search,
     search_run,
     trainer,
     training,
     training_run,
 )
+from bertcompress.training import settings
 
 
 @pytest.fixture
@@ -337,3 +339,24 @@ def test_a_loop_over_mappings_distils_as_the_search_does(tmp_path, letters_token
         ]
     torch.testing.assert_close(states[0], states[2], rtol=1e-3, atol=1e-4)
     assert (states[0] - states[1]).abs().max() > 0.003  # something was learnt
+
+
+def test_a_step_is_compared_with_the_same_step_without_quantizers(tiny_model, tiny_task, tmp_path, monkeypatch):
+    compared = []
+    measured = quantized.seconds_of
+    monkeypatch.setattr(
+        quantized, "seconds_of", lambda method, *rest: compared.append(method) or measured(method, *rest)
+    )
+    path = tmp_path / "found.json"
+    chosen = ["--model", tiny_model, "--task", tiny_task, "--examples", "64", "--batch-size", "8", "--rounds", "1"]
+    quantized.main([*chosen, "--threads", "1", "--output", str(path)])
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("kdlsq", "lsq"):
+        for epoch in ("first_epoch", "second_epoch"):
+            assert found[name][epoch]["times_as_long"]["median"] > 0.2
+    for method, plain in (compared[:2], compared[2:]):
+        for field in dataclasses.fields(settings.TrainingSettings):
+            assert getattr(method, field.name) == getattr(plain, field.name), field.name
+        assert method.objective_weights() == plain.objective_weights()
+        assert (method.mapping, method.temperature) == (plain.mapping, plain.temperature)
+        assert (method.method, plain.method) == ("kdlsq", "distill")
