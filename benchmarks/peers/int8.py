@@ -50,23 +50,23 @@ def prepare(examples: int, work: Path) -> bc.Task:
 
 
 def agreement(sides: Mapping[str, Answer], teacher: bc.Model, task: bc.Task) -> dict[str, dict[str, float]]:
-    """Return each side's accuracy on validation, and how often it gives the answer of the teacher in float32."""
+    """Return each side's accuracy on validation, and how often it answers as the float32 teacher and as ours does."""
     assert task.validation is not None
     features = teacher.featurize(task.validation, max_length=128)
     labels = np.asarray(features.labels)
     expected = teacher.predict(task.validation, max_length=128).logits.argmax(-1)
-    found: dict[str, dict[str, float]] = {}
+    answers: dict[str, npt.NDArray[np.int64]] = {}
     for name, answer in sides.items():
         said = []
         for start in range(0, len(features), ROWS):
             batch = features.collate(np.arange(start, min(start + ROWS, len(features))))
             said.append(answer({each: batch[each].numpy() for each in INPUTS}).argmax(-1))
-        answers = np.concatenate(said)
-        found[name] = {
-            "accuracy": float((answers == labels).mean()),
-            "teachers_answer": float((answers == expected).mean()),
-        }
-    return found
+        answers[name] = np.concatenate(said)
+    references = {"accuracy": labels, "teachers_answer": expected, "our_models_answer": answers[OURS[0]]}
+    return {
+        name: {what: float((each == reference).mean()) for what, reference in references.items()}
+        for name, each in answers.items()
+    }
 
 
 def batch_of(rows: int, length: int) -> Batch:

@@ -11,7 +11,6 @@ Runtime's accuracy level 4, OpenVINO's dynamic quantization) integers; the 8-bit
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,7 +204,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.low_bits", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1, help="with more, idle runtimes take turns in waiting busily")
     parser.add_argument("--output", type=Path, default=RESULTS / "low_bits.json")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
