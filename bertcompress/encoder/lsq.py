@@ -109,6 +109,7 @@ def _blocked(values: Tensor, step: Tensor) -> bool:
         and values.dtype in (torch.float32, torch.bfloat16)
         and step.dtype == torch.float32
         and values.dim() > 1
+        and values.numel() > 0
         and (step.numel() == 1 or step.shape == (*values.shape[:-1], 1))
     )
 

@@ -148,6 +148,13 @@ def test_a_result_in_another_type_is_the_same_one_rounded_last():
     assert torch.equal(fake_quantize(values, step, codes, dtype=torch.bfloat16), plain.bfloat16())
 
 
+def test_nothing_at_all_is_rounded_too():
+    values, step = torch.zeros(0, 5, requires_grad=True), torch.tensor(0.1, requires_grad=True)
+    fake_quantize(values, step, code_range(4)).sum().backward()
+    assert values.grad.shape == (0, 5)
+    assert step.grad == 0
+
+
 def test_autocast_does_not_round_codes():
     values = drawn(64, 64).float().requires_grad_()
     step = torch.tensor(0.01, requires_grad=True)
