@@ -3,9 +3,9 @@
     python -m benchmarks.peers.quantized [--model M] [--examples N] [--rounds R] [--output FILE]
 
 Both learn the same terms of the same layers from the same teacher, with the same batches, settings and arithmetic; the
-trainings take turns, and each ratio is of two beside each other. Steps of the first epoch include the teacher's
-forward, those of the second read what was kept of it. The same for `lsq` (labels alone) against fine-tuning, where less
-goes on that could hide the quantizers.
+trainings take turns, and each ratio is of two beside each other. The teacher runs once over all examples, in the first
+step, which is left out on both sides: ratios are of the student's own steps. The same for `lsq` (labels alone) against
+fine-tuning, where less goes on that could hide the quantizers.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class OnnxSession:
     def _load(self, options: Any) -> Any:
         try:
             return self._runtime.InferenceSession(str(self._path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except Exception as error:  # its own kinds of errors have no common base
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
             raise CheckpointError(f"{self._path}: ONNX Runtime cannot load it: {error}") from error

@@ -20,7 +20,7 @@ SETTINGS = {"epochs": 8, "learning_rate": 5e-4, "batch_size": 16, "max_length": 
 
 
 def words(count, seed):
-    """Five to fifteen letters; the class is whether the first "a" comes before the first "b"; -1 if there is none."""
+    """Five to fifteen letters; the class is whether "a" comes before "b"; none at all comes first."""
     generator = random.Random(seed)
     texts = ["".join(generator.choices("abcdefgh", k=generator.randint(5, 15))) for _ in range(count)]
     return Dataset.from_dict({"text": texts, "label": [int(text.find("a") < text.find("b")) for text in texts]})
@@ -61,7 +61,7 @@ def test_eight_and_four_bits_are_as_good_as_the_floats(scores):
 
 
 def test_two_bits_cost_and_distillation_and_training_win_back(scores):
-    """Three seeds, in the order that KDLSQ's paper finds on GLUE."""
+    """In the mean of three seeds."""
     means = {name: statistics.mean(each) for name, each in scores.items()}
     order = ["kdlsq 4", "kdlsq 2", "lsq 2", "post-training 2"]
     assert sorted(order, key=means.__getitem__, reverse=True) == order, scores
