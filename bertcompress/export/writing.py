@@ -15,7 +15,7 @@ import torch
 from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.logits import task_logits
 from bertcompress.encoder.quantized import QuantizedLinear
-from bertcompress.errors import ConfigError
+from bertcompress.errors import CheckpointError, ConfigError
 from bertcompress.export.graph import POOLED, check_head
 from bertcompress.export.installed import require
 from bertcompress.export.onnx import export_onnx
@@ -101,6 +101,7 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
     Raises:
         ConfigError: the name ends otherwise, a package is not installed, the target cannot compute what the network
             does, or it would execute in float what the model computes in integers.
+        CheckpointError: the place cannot be written to.
     """
     path = Path(path)
     if to is not None:
@@ -110,15 +111,25 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
         raise ConfigError(f"export: the file is {path}, its name has to end in {wanted}.")
     target = SUFFIXES[path.suffix]
     check(model.spec, target)
+    try:
+        _write(model, path, target)
+    except OSError as error:
+        raise CheckpointError(
+            f"export: {path} cannot be written: {error.strerror or error}; a file that was there before is unchanged. "
+            "Give another place, or free some space."
+        ) from error
+    found = _checked(model, load(path, model.task), target)
+    logger.info("exported %s", found)
+    return found
+
+
+def _write(model: Model, path: Path, target: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place first: an interruption, or a full disk, leaves an older file whole.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         WRITERS[target](model.network, Path(folder) / path.name, facts_of(model))
         for file in sorted(Path(folder).iterdir()):  # the weights before the graph that is of them
             os.replace(file, path.parent / file.name)
-    found = _checked(model, load(path, model.task), target)
-    logger.info("exported %s", found)
-    return found
 
 
 def _checked(model: Model, exported: ExportedModel, target: str) -> Export:
