@@ -76,8 +76,8 @@ class _FakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, step, offset)
         ctx.codes, ctx.clip, ctx.scale = codes, clip, scale
-        if offset is None and _blocked(values, step):
-            return _forward_in_blocks(values, step, codes, dtype)
+        if _blocked(values, step, offset):
+            return _forward_in_blocks(values, step, offset, codes, dtype)
         found = to_codes(_wide(values), step, codes, offset).mul_(step)
         return (found if offset is None else found.add_(offset)).to(dtype)
 
@@ -85,8 +85,8 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, step, offset = ctx.saved_tensors
         (received,) = gradients
-        if offset is None and _blocked(values, step):
-            return (*_backward_in_blocks(ctx, values, step, received), None, None, None, None, None)
+        if _blocked(values, step, offset):
+            return (*_backward_in_blocks(ctx, values, step, offset, received), None, None, None, None)
         low, high = ctx.codes
         wide = _wide(received)
         scaled = (_wide(values) if offset is None else _wide(values) - offset) / step
@@ -102,10 +102,11 @@ class _FakeQuantize(torch.autograd.Function):
         return of_values, of_step, of_offset, None, None, None, None
 
 
-def _blocked(values: Tensor, step: Tensor) -> bool:
+def _blocked(values: Tensor, step: Tensor, offset: Tensor | None) -> bool:
     """Return whether the passes over the values can be done block by block, so that these stay in the cache."""
     return (
-        values.device.type == "cpu"
+        (offset is None or (step.numel() == offset.numel() == 1 and offset.dtype == torch.float32))
+        and values.device.type == "cpu"
         and values.dtype in (torch.float32, torch.bfloat16)
         and step.dtype == torch.float32
         and values.dim() > 1
@@ -125,41 +126,59 @@ def _blocks(values: Tensor, step: Tensor, *others: Tensor) -> Iterator[tuple[Ten
         yield rows[at], steps[at] if len(steps) > 1 else steps, *(each[at] for each in others)
 
 
-def _forward_in_blocks(values: Tensor, step: Tensor, codes: CodeRange, dtype: torch.dtype) -> Tensor:
+def _forward_in_blocks(
+    values: Tensor, step: Tensor, offset: Tensor | None, codes: CodeRange, dtype: torch.dtype
+) -> Tensor:
     made = torch.empty_like(values, dtype=dtype, memory_format=torch.contiguous_format)
     space = _Space(values)
     for some, steps, out in _blocks(values, step, made):
         wide = out if dtype == torch.float32 else space.of("found", some)
-        torch.div(space.float("values", some), steps, out=wide).clamp_(codes.low, codes.high).round_().mul_(steps)
+        _ratio(space, some, steps, offset, wide).clamp_(codes.low, codes.high).round_().mul_(steps)
+        if offset is not None:
+            wide.add_(offset)
         if wide is not out:
             out.copy_(wide)
     return made
 
 
 def _backward_in_blocks(
-    ctx: Any, values: Tensor, step: Tensor, received: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of values and step; the formulas are those of the whole, in fewer passes."""
+    ctx: Any, values: Tensor, step: Tensor, offset: Tensor | None, received: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of values, step and offset; the formulas are those of the whole, in fewer passes."""
     low, high = ctx.codes
     received = received.contiguous()
-    space, sums = _Space(values), []
+    space, sums, outside = _Space(values), [], []
     of_values = torch.empty_like(received, dtype=values.dtype) if ctx.clip else received.to(values.dtype)
     for some, steps, given, out in _blocks(values, step, received, of_values):
-        scaled = torch.div(space.float("values", some), steps, out=space.of("scaled", some))
+        scaled = _ratio(space, some, steps, offset, space.of("scaled", some))
         wide = space.float("given", given) if ctx.clip or out.dtype != torch.float32 else out
         slope = torch.clamp(scaled, low, high, out=space.of("slope", some)).round_()
         slope.sub_(_inside(scaled, scaled, low, high, grad_input=space.of("inside", some)))
-        if ctx.clip and out.dtype == torch.float32:
-            _inside(wide, scaled, low, high, grad_input=out)
-        elif ctx.clip:
-            out.copy_(_inside(wide, scaled, low, high, grad_input=space.of("inside", some)))
+        passed = out if ctx.clip and out.dtype == torch.float32 else space.of("inside", some)
+        if ctx.clip or offset is not None:
+            _inside(wide, scaled, low, high, grad_input=passed)
+        if ctx.clip and passed is not out:
+            out.copy_(passed)
         one = step.numel() == 1
         sums.append(torch.dot(slope.view(-1), wide.reshape(-1)) if one else slope.mul_(wide).sum(-1))
+        if offset is not None:
+            outside.append(wide.sum() - passed.sum())
     of_step = torch.stack(sums).sum() if step.numel() == 1 else torch.cat(sums)
     return (
         of_values if ctx.needs_input_grad[0] else None,
         of_step.view(step.shape) * ctx.scale if ctx.needs_input_grad[1] else None,
+        torch.stack(outside).sum().view(offset.shape) * ctx.scale
+        if offset is not None and ctx.needs_input_grad[2]
+        else None,
     )
+
+
+def _ratio(space: _Space, some: Tensor, steps: Tensor, offset: Tensor | None, out: Tensor) -> Tensor:
+    """Return (values - offset) / step of one block in float32, in `out`."""
+    wide = space.float("values", some)
+    if offset is not None:
+        wide = torch.sub(wide, offset, out=out)
+    return torch.div(wide, steps, out=out)
 
 
 # The backward of hardtanh is a gradient where low < x < high, and 0 elsewhere: a mask and a product in one pass.

@@ -44,13 +44,22 @@ class Trace:
         return self.attentions or self.scores
 
 
-def linear(inputs: int, outputs: int, quantization: Quantization | None, groups: int = 1) -> nn.Module:
+def linear(
+    inputs: int, outputs: int, quantization: Quantization | None, groups: int = 1, *, activated: bool = False
+) -> nn.Module:
     """Build a linear map, quantized or not, whose tensors are those of `tensors.linear_tensors`."""
     if quantization is None or quantization.weight_bits == WHOLE:
         return Linear(inputs, outputs)
     steps = outputs if quantization.weight_steps == "row" else groups
-    stored = quantization.input_steps(groups)
-    return QuantizedLinear(inputs, outputs, quantization.weight_bits, steps, quantization.activation_bits, stored)
+    return QuantizedLinear(
+        inputs,
+        outputs,
+        quantization.weight_bits,
+        steps,
+        quantization.activation_bits,
+        quantization.input_steps(groups),
+        input_offset=activated and quantization.activation_offset,
+    )
 
 
 def embedding(name: str, rows: int, size: int, quantization: Quantization | None) -> Embedding | QuantizedEmbedding:
@@ -147,7 +156,7 @@ class FeedForwardOperation(nn.Module):
         self.intermediate = linear(hidden, sizes.intermediate_size, spec.quantization)
         self.activation = ACT2FN[spec.activation]
         self.gelu = spec.activation == "gelu"
-        self.output = linear(sizes.intermediate_size, hidden, spec.quantization)
+        self.output = linear(sizes.intermediate_size, hidden, spec.quantization, activated=True)
         self.norm = nn.LayerNorm(hidden, eps=spec.layer_norm_eps)
         self.hidden_dropout = spec.hidden_dropout
 

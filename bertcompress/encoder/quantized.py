@@ -6,6 +6,8 @@ logits then do not depend on the examples that share its batch, nor on padding, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +68,34 @@ def static_linear(
     return found.view(*inputs.shape[:-1], codes.shape[0])
 
 
+def offset_linear(
+    inputs: Tensor, codes: Tensor, step: Tensor, bias: Tensor, input_step: Tensor, input_offset: Tensor, bits: int
+) -> Tensor:
+    """Return the same with unsigned codes of the inputs, (inputs - offset) / step.
+
+    What the offset adds is the same for every input, and goes into the bias.
+
+    Args:
+        inputs: (..., in).
+        codes: (out, in), int8.
+        step: of the weights, (out,).
+        bias: (out,), with what inputs that have byte 0 add: `offset_bias` of offset + step * `signed_shift`.
+        input_step: (1,).
+        input_offset: what code 0 stands for, (1,).
+        bits: of an input's code.
+    """
+    rows = inputs.reshape(-1, inputs.shape[-1]).float()
+    found = to_codes(rows, input_step, code_range(bits, signed=False), input_offset)
+    quantized = found.sub_(signed_shift(bits)).to(torch.int8)
+    product = torch.addcmul(bias, codes_product(quantized, codes).float(), step * input_step)
+    return product.view(*inputs.shape[:-1], codes.shape[0])
+
+
+def signed_shift(bits: int) -> int:
+    """Return what is taken from unsigned codes so that they are signed bytes."""
+    return 1 << (bits - 1)
+
+
 def codes_product(rows: Tensor, codes: Tensor) -> Tensor:
     """Return rows @ codes.T of int8 codes, (rows, in) and (out, in), as whole numbers.
 
@@ -94,7 +124,7 @@ class QuantizedTable(nn.Module):
         kept = torch.int8 if bits == 8 else torch.uint8
         self.register_buffer(self.stored_as, torch.zeros(rows, packed_size(columns, bits), dtype=kept))
         self.register_buffer("step", torch.ones(steps))
-        self._unpacked: tuple[Tensor, tuple[int, int], Tensor] | None = None
+        self._made: dict[str, tuple[Tensor, tuple[int, int], Tensor]] = {}
 
     @property
     def stored_as(self) -> str:
@@ -118,11 +148,19 @@ class QuantizedTable(nn.Module):
         """Return all codes, (rows, columns) int8; unpacked once, and again where the stored ones have changed."""
         if self.bits == 8:
             return self.stored
+        return self._once("codes", lambda: unpack(self.stored, self.bits, self.low, self.columns))
+
+    def sums(self) -> Tensor:
+        """Return the sum of each row of codes, (rows,) float; found once, as codes are unpacked."""
+        return self._once("sums", lambda: self.whole().sum(-1, dtype=torch.int32).float())
+
+    def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         stored = self.stored
         mark = (stored.data_ptr(), 0 if stored.is_inference() else stored._version)
-        if self._unpacked is None or self._unpacked[0] is not stored or self._unpacked[1] != mark:
-            self._unpacked = (stored, mark, unpack(stored, self.bits, self.low, self.columns))
-        return self._unpacked[2]
+        made = self._made.get(name)
+        if made is None or made[0] is not stored or made[1] != mark:
+            made = self._made[name] = (stored, mark, make())
+        return made[2]
 
     def row_steps(self) -> Tensor:
         """Return the step of each row, (rows,)."""
@@ -136,7 +174,7 @@ class QuantizedTable(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out what can be made again."""
-        return {**self.__dict__, "_unpacked": None}
+        return {**self.__dict__, "_made": {}}
 
 
 class QuantizedLinear(QuantizedTable):
@@ -145,6 +183,7 @@ class QuantizedLinear(QuantizedTable):
     codes: Tensor
     bias: Tensor
     input_step: Tensor
+    input_offset: Tensor
 
     def __init__(
         self,
@@ -154,6 +193,8 @@ class QuantizedLinear(QuantizedTable):
         steps: int | None = None,
         activation_bits: int = 8,
         input_steps: int = 0,
+        *,
+        input_offset: bool = False,
     ) -> None:
         """Allocate zero codes.
 
@@ -164,19 +205,33 @@ class QuantizedLinear(QuantizedTable):
             steps: number of step sizes; by default one for each output.
             activation_bits: of what goes in, quantized as it comes; 32 leaves it as it is.
             input_steps: number of stored step sizes for what goes in; 0 finds one for each token.
+            input_offset: whether what goes in has unsigned codes, from a stored offset on; needs one stored step.
         """
         super().__init__(out_features, in_features, bits, steps or out_features, activation_bits)
         self.in_features, self.out_features, self.input_steps = in_features, out_features, input_steps
         if input_steps:
             self.register_buffer("input_step", torch.ones(input_steps))
+        self.has_offset = input_offset
+        if input_offset:
+            self.register_buffer("input_offset", torch.zeros(1))
         self.register_buffer("bias", torch.zeros(out_features))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
         if not self.input_steps:
             return self.times(inputs, self.bias)
+        if self.has_offset:
+            given = (self.input_step, self.input_offset, self.activation_bits)
+            of_code_0 = self.input_offset + self.input_step * signed_shift(self.activation_bits)  # as a signed byte
+            return offset_linear(
+                inputs, self.whole(), self.row_steps(), self.bias + self.offset_bias(of_code_0), *given
+            )
         levels = code_range(self.activation_bits).high
         return static_linear(inputs, self.whole(), self.row_steps(), self.bias, self.input_step, levels)
+
+    def offset_bias(self, offset: Tensor) -> Tensor:
+        """Return what inputs that all are an offset (1,) add to each output, (out,)."""
+        return self.row_steps() * self.sums() * offset
 
 
 class QuantizedEmbedding(QuantizedTable):

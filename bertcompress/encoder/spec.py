@@ -68,7 +68,7 @@ class FeedForward:
     def tensors(self, prefix: str, hidden: int, quantization: Quantization | None) -> Iterator[Tensor]:
         """Yield the tensors of the operation on a residual stream of width `hidden`."""
         yield from linear_tensors(f"{prefix}.intermediate", hidden, self.intermediate_size, quantization)
-        yield from linear_tensors(f"{prefix}.output", self.intermediate_size, hidden, quantization)
+        yield from linear_tensors(f"{prefix}.output", self.intermediate_size, hidden, quantization, activated=True)
         yield from norm_tensors(f"{prefix}.norm", hidden)
 
     def macs(self, length: int, hidden: int) -> int:

@@ -11,7 +11,7 @@ from bertcompress.encoder.tensors import Tensor
 
 MIB = 2**20
 WEIGHTS = (".weight", ".codes", ".packed")
-STEPS = (".step", ".input_step")
+STEPS = (".step", ".input_step", ".input_offset")
 NOTHING = "nothing else was asked for"
 
 
@@ -70,7 +70,7 @@ def _part(tensor: Tensor, spec: EncoderSpec) -> tuple[str, str]:
     """Return the name of a tensor's part, and why it is in float, if it is."""
     name = tensor.name.rpartition(".")[0]
     if tensor.name.endswith(STEPS):
-        return "step sizes", "they are what codes are multiplied with"
+        return "step sizes", "they tell what codes stand for"
     if tensor.table:
         table = name.rpartition(".")[2]
         return f"{table.replace('_', ' ')} embeddings", "" if tensor.dtype != "F32" else _why_table(spec, table)

@@ -56,6 +56,8 @@ class Quantization:
         tables: which tables are quantized, of "word", "position", "token_type".
         activation_steps: "token", a step size for each token, found as the network runs, or "tensor", one for all that
             goes into a linear map, stored with it.
+        activation_offset: whether what goes into a feed-forward's second map is stored from an offset on, with
+            unsigned codes: it comes from an activation function, which is hardly ever negative. Needs stored steps.
         shared_inputs: whether queries, keys and values have one stored step size for what goes into them; else three.
         attention_bits: of the queries, keys, values and probabilities that attention multiplies, with stored step
             sizes; the products themselves are those of floats. 32 leaves them as they are.
@@ -68,6 +70,7 @@ class Quantization:
     embedding_steps: str = "row"
     tables: tuple[str, ...] = TABLES
     activation_steps: str = "token"
+    activation_offset: bool = False
     shared_inputs: bool = True
     attention_bits: int = WHOLE
 
@@ -88,6 +91,12 @@ class Quantization:
             raise ConfigError(
                 f"Quantization: weight_bits=32 with activation_bits={self.activation_bits} has no integer matrix "
                 "product; quantize the weights too, or set activation_bits=32."
+            )
+        if self.activation_offset and not self.input_steps():
+            raise ConfigError(
+                f"Quantization.activation_offset: got {self.activation_offset!r} with activation_steps="
+                f"{self.activation_steps!r} and activation_bits={self.activation_bits}; allowed is an offset beside "
+                "stored steps: activation_steps='tensor' and activation_bits of 2 to 8."
             )
 
     def _check_bits(self, name: str) -> None:
@@ -142,7 +151,7 @@ def codes_tensor(name: str, rows: int, columns: int, bits: float, *, table: bool
 
 
 def linear_tensors(
-    name: str, inputs: int, outputs: int, quantization: Quantization | None, groups: int = 1
+    name: str, inputs: int, outputs: int, quantization: Quantization | None, groups: int = 1, *, activated: bool = False
 ) -> Iterator[Tensor]:
     """Yield the tensors of a linear map, with codes and step sizes where quantized.
 
@@ -152,6 +161,7 @@ def linear_tensors(
         outputs: numbers that come out.
         quantization: None leaves it in float.
         groups: of outputs that have a step size of their own where rows have not.
+        activated: whether what goes in comes from an activation function.
     """
     if quantization is None or quantization.weight_bits == WHOLE:
         yield float_tensor(f"{name}.weight", outputs, inputs)
@@ -160,6 +170,8 @@ def linear_tensors(
         yield Tensor(f"{name}.step", (outputs if quantization.weight_steps == "row" else groups,), "F32")
         if quantization.input_steps(groups):
             yield Tensor(f"{name}.input_step", (quantization.input_steps(groups),), "F32")
+        if activated and quantization.activation_offset:
+            yield Tensor(f"{name}.input_offset", (1,), "F32")
     yield float_tensor(f"{name}.bias", outputs)
 
 

@@ -55,10 +55,12 @@ class Inputs:
     Attributes:
         codes: the range of codes; None leaves it in float, and the map's codes are only a way to store them.
         step: the stored step; None finds one for each token.
+        offset: what code 0 stands for.
     """
 
     codes: CodeRange | None
     step: float | None
+    offset: float = 0.0
 
 
 class Graph(Protocol[V]):
@@ -110,7 +112,7 @@ class Graph(Protocol[V]):
         """Return values @ weight.T + bias."""
 
     def quantized_linear(self, values: V, weight: Codes, bias: Array, inputs: Inputs) -> V:
-        """Return the same of codes, as an integer product where the inputs are rounded."""
+        """Return the same of codes, as an integer product where the inputs are rounded; they have no offset."""
 
     def rounded(self, values: V, step: float, codes: CodeRange) -> V:
         """Return values as codes times a step."""
@@ -202,6 +204,9 @@ class Writer(Generic[V]):
         assert isinstance(module, QuantizedLinear), type(module)
         weight, bias, groups = _codes(module), numbers(module.bias), max(1, module.input_steps)
         rounding = _inputs(module)
+        if module.has_offset:  # the same for every input: out of the values, and into the bias
+            values = self.graph.add(values, self.graph.constant(np.float32(-rounding[0].offset)))
+            bias = bias + numbers(module.offset_bias(module.input_offset))
         size = module.out_features // groups
         parts = [
             self.graph.quantized_linear(values, Codes(weight.values[at], weight.steps[at]), bias[at], rounding[group])
@@ -257,7 +262,9 @@ def _inputs(module: QuantizedLinear) -> list[Inputs]:
     """Return how what goes in is rounded, for each group of outputs."""
     if module.activation_bits == WHOLE:
         return [Inputs(None, None)]
-    codes = code_range(module.activation_bits)
+    codes = code_range(module.activation_bits, signed=not module.has_offset)
+    if module.has_offset:
+        return [Inputs(codes, float(module.input_step), float(module.input_offset))]
     return [Inputs(codes, float(step)) for step in module.input_step] if module.input_steps else [Inputs(codes, None)]
 
 

@@ -149,23 +149,24 @@ class OnnxGraph:
             return self.add(self.matmul(values, columns), self.constant(bias))
         if inputs.step is None:
             rows, steps = self._rounded_tokens(values, inputs.codes)
-            product = self._integer_product(rows, codes, np.float32(1), weight.steps)
+            product = self._integer_product(rows, codes, np.float32(1), weight.steps, SHIFT)
             return self.add(self.multiply(product, steps), self.constant(bias))
-        rows = self._shifted(values, inputs.step, inputs.codes)
-        return self._integer_product(rows, codes, np.float32(inputs.step), weight.steps, self.constant(bias))
+        shift = SHIFT if inputs.codes.low < 0 else 0
+        rows = self._shifted(values, inputs.step, inputs.codes, shift)
+        return self._integer_product(rows, codes, np.float32(inputs.step), weight.steps, shift, self.constant(bias))
 
-    def _integer_product(self, rows: str, codes: str, step: np.float32, steps: Array, *bias: str) -> str:
-        shift = self.constant(np.uint8(SHIFT))
+    def _integer_product(self, rows: str, codes: str, step: np.float32, steps: Array, shifted: int, *bias: str) -> str:
+        shift = self.constant(np.uint8(shifted))
         # Each has its own: where ONNX Runtime shifts weights to unsigned bytes, it replaces these, and fails the second
         # time.
         zeros = self.constant(np.zeros(len(steps), np.int8), shared=False)
         given = [rows, codes, self.constant(np.array(step)), self.constant(steps), shift, zeros, *bias]
         return self.node(INTEGER_PRODUCT, *given, domain="com.microsoft")
 
-    def _shifted(self, values: str, step: float, codes: CodeRange) -> str:
-        """Return codes + `SHIFT` as unsigned bytes; the lowest byte stands for no code, so values are clipped."""
+    def _shifted(self, values: str, step: float, codes: CodeRange, shift: int) -> str:
+        """Return codes + shift as unsigned bytes; some bytes stand for no code, so values are clipped."""
         clipped = self._clipped(values, step, codes)
-        return self.node("QuantizeLinear", clipped, self.constant(np.float32(step)), self.constant(np.uint8(SHIFT)))
+        return self.node("QuantizeLinear", clipped, self.constant(np.float32(step)), self.constant(np.uint8(shift)))
 
     def _clipped(self, values: str, step: float, codes: CodeRange) -> str:
         low, high = (self.constant(np.float32(step * bound)) for bound in codes)

@@ -47,13 +47,15 @@ CASES = {
     ),
     "aware": QuantizationAwareTraining(**QUICK),
     "aware-4-bits": QuantizationAwareTraining(
-        **QUICK, weight_bits=4, embedding_bits=4, objective="soft", attention=True, weight_steps="row"
+        **QUICK, weight_bits=4, embedding_bits=4, objective="soft", attention=True, weight_steps="row",
+        activation_offset=True,
     ),
     "kdlsq": KDLSQ(**QUICK, weight_bits=4, embedding_bits=4),
     "kdlsq-as-released": KDLSQ(
         **QUICK, weight_bits=2, embedding_bits=2, embedding_steps="tensor", tables=["word", "position"],
         shared_inputs=False, ground_truth=True,
     ),
+    "kdlsq-offset": KDLSQ(**QUICK, activation_offset=True, attention=False, weight_steps="row", dropout=0.0),
     "kdlsq-tokens": KDLSQ(**QUICK, weight_bits=1.58, weight_steps="row", activation_steps="token", own_teacher=True),
 }  # fmt: skip
 everyone = pytest.mark.parametrize("compressor", CASES.values(), ids=CASES.keys())

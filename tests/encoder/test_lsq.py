@@ -165,25 +165,27 @@ def test_autocast_does_not_round_codes():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("gradient", ["clip", "ste"])
-@pytest.mark.parametrize("by_row", [False, True])
+@pytest.mark.parametrize("steps", ["one", "rows", "one and an offset"])
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("made", [torch.float32, torch.bfloat16])
-def test_blocks_come_out_as_the_plain_formulas_do(dtype, gradient, by_row, turned, made, monkeypatch):
+def test_blocks_come_out_as_the_plain_formulas_do(dtype, gradient, steps, turned, made, monkeypatch):
     codes, scale = code_range(4), 0.3
     values = drawn(7, 31, 97, spread=3.0).to(dtype)
     values = values.transpose(0, 1) if turned else values
     weights = drawn(*values.shape, seed=1).to(dtype)
-    step = 0.5 + drawn(*(values.shape[:-1] if by_row else ()), *((1,) if by_row else ()), seed=2).abs().float()
-    assert lsq._blocked(values, step)
+    step = 0.5 + drawn(*((*values.shape[:-1], 1) if steps == "rows" else ()), seed=2).abs().float()
+    offset = torch.tensor([-0.7]) if "offset" in steps else None
+    assert lsq._blocked(values, step, offset)
     plain, *blocked = [], [], []
     for block, found in ((0, plain), (1000, blocked[0]), (10**9, blocked[1])):
         monkeypatch.setattr(lsq, "BLOCK", block)
         monkeypatch.setattr(lsq, "_blocked", lambda *_, block=block: block > 0)
         v, s = values.clone().requires_grad_(), step.clone().requires_grad_()
-        result = fake_quantize(v, s, codes, gradient=gradient, scale=scale, dtype=made)
+        o = None if offset is None else offset.clone().requires_grad_()
+        result = fake_quantize(v, s, codes, o, gradient=gradient, scale=scale, dtype=made)
         assert result.dtype == made
         (result * weights.to(made)).sum().backward()
-        found += [result.detach(), v.grad, s.grad]
+        found += [result.detach(), v.grad, s.grad, *(() if o is None else (o.grad,))]
     for number, (whole, parts) in [pair for each in blocked for pair in enumerate(zip(plain, each, strict=True))]:
         assert whole.dtype == parts.dtype
         if number < 2:

@@ -39,6 +39,8 @@ class PostTrainingQuantization:
         initialization: how step sizes are found: "max", the largest magnitude; "mse", the smallest squared error;
             "kl", "percentile" and "lsq", as training for low bits begins. None takes "max" for 8 bits and "mse" below.
         activation_steps: "token", found as the network runs, or "tensor", stored, for which a task is needed.
+        activation_offset: whether what comes out of a feed-forward's activation function is stored from an offset on,
+            with unsigned codes, as hardly any of it is negative; for stored steps.
         shared_inputs: whether queries, keys and values share a stored step; else they have three.
         attention: whether attention's own inputs (queries, keys, values, probabilities) are quantized as well, with
             stored steps.
@@ -57,6 +59,7 @@ class PostTrainingQuantization:
     tables: Sequence[str] = TABLES
     initialization: str | None = None
     activation_steps: str = "token"
+    activation_offset: bool = False
     shared_inputs: bool = True
     attention: bool = False
     calibration_examples: int = 64

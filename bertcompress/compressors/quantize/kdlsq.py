@@ -93,7 +93,11 @@ class KDLSQ(QuantizedTraining):
 
     def factors(self) -> Mapping[str, float]:
         """Return the factors of step sizes' learning rates."""
-        rates = {"weight_step.": self.weight_step_rate, "log_step": self.activation_step_rate}
+        rates = {
+            "weight_step.": self.weight_step_rate,
+            "log_step": self.activation_step_rate,
+            "offset_steps": self.activation_step_rate,
+        }
         return {name: rate / self.learning_rate for name, rate in rates.items()}
 
 

@@ -33,17 +33,20 @@ class LearnedStep(nn.Module):
     KDLSQ's released code learns the bound itself, whose sign nothing keeps.
     """
 
-    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "clip") -> None:
+    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "clip", *, offset: bool = False) -> None:
         """Begin with steps of one.
 
         Args:
             codes: the range of codes.
             groups: number of step sizes.
             gradient: of values outside the range, see `fake_quantize`.
+            offset: whether what code 0 stands for is learned too (LSQ+, arXiv 2004.09576); it is kept in steps, so
+                that a share of the step is a share of the whole range.
         """
         super().__init__()
         self.codes, self.gradient = codes, gradient
         self.log_step = nn.Parameter(torch.zeros(groups))
+        self.offset_steps = nn.Parameter(torch.zeros(groups)) if offset else None
         self.method: str | None = None  # while it is set, a step is found in the values that pass
 
     @property
@@ -51,16 +54,36 @@ class LearnedStep(nn.Module):
         """The step sizes, (groups,), from e^-16 to e^16."""
         return self.log_step.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
 
+    @property
+    def offset(self) -> Tensor | None:
+        """What code 0 stands for, (groups,); None is 0."""
+        return None if self.offset_steps is None else self.offset_steps * self.step
+
     @torch.no_grad()
     def begin(self, values: Tensor, method: str) -> None:
-        """Set the steps by values (groups, count)."""
-        self.log_step.copy_(initial_step(values, self.codes, method).log())
+        """Set the steps by values (groups, count), and offsets, if there are any, to the lowest of them."""
+        if self.offset_steps is None:
+            self.log_step.copy_(initial_step(values, self.codes, method).log())
+        else:
+            self.place(*self.found(values, method))
+
+    def found(self, values: Tensor, method: str) -> tuple[Tensor, Tensor]:
+        """Return steps and offsets, (groups,), for values (groups, count)."""
+        lowest = values.float().amin(-1)
+        return initial_step(values - lowest.unsqueeze(-1), self.codes, method), lowest
+
+    def place(self, step: Tensor, offset: Tensor) -> None:
+        """Set steps and offsets, (groups,)."""
+        assert self.offset_steps is not None
+        self.log_step.copy_(step.log())
+        self.offset_steps.copy_(offset / self.step)
 
     def forward(self, values: Tensor) -> Tensor:
         """Round activations of any shape, all with the same step, for a product."""
         if self.method is not None:
             self.begin(values.reshape(1, -1), self.method)
-        return fake_quantize(values, self.step, self.codes, gradient=self.gradient, dtype=_multiplied(values))
+        given = (values, self.step, self.codes, self.offset)
+        return fake_quantize(*given, gradient=self.gradient, dtype=_multiplied(values))
 
     def of_rows(self, weight: Tensor) -> Tensor:
         """Round a weight (rows, columns), of which equal groups of rows share a step, for a product."""
@@ -84,19 +107,28 @@ class LearnedStep(nn.Module):
 class TrackedStep(LearnedStep):
     """Step sizes that follow the largest magnitudes of the values: a weight's at once, activations' by an average."""
 
-    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "ste") -> None:
+    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "ste", *, offset: bool = False) -> None:
         """Begin with steps of one; see `LearnedStep`. They are no parameters."""
-        super().__init__(codes, groups, gradient)
-        del self.log_step
+        super().__init__(codes, groups, gradient, offset=offset)
+        del self.log_step, self.offset_steps
         self.register_buffer("log_step", torch.zeros(groups))
+        self.register_buffer("offset_steps", torch.zeros(groups) if offset else None)
 
     def forward(self, values: Tensor) -> Tensor:
         """Round activations, and in training let the step follow them."""
         if self.training and self.method is None:
-            with torch.no_grad():
-                now = initial_step(values.reshape(1, -1), self.codes, "max")
-                self.log_step.copy_(torch.lerp(now, self.step, MOMENTUM).log())
+            self._average(values.reshape(1, -1))
         return super().forward(values)
+
+    @torch.no_grad()
+    def _average(self, values: Tensor) -> None:
+        before = self.offset
+        if before is None:
+            now = initial_step(values, self.codes, "max")
+            self.log_step.copy_(torch.lerp(now, self.step, MOMENTUM).log())
+        else:
+            now, lowest = self.found(values, "max")
+            self.place(torch.lerp(now, self.step, MOMENTUM), torch.lerp(lowest, before, MOMENTUM))
 
     def of_rows(self, weight: Tensor) -> Tensor:
         """Round a weight by its own largest magnitudes."""
@@ -123,6 +155,8 @@ class LearnedLinear(nn.Module):
         inputs: int,
         weight_gradient: str,
         kind: type[LearnedStep] = LearnedStep,
+        *,
+        offset: bool = False,
     ) -> None:
         """Take over the weights of a float map.
 
@@ -133,13 +167,14 @@ class LearnedLinear(nn.Module):
             inputs: number of steps of what goes in; 0 finds one for each token.
             weight_gradient: of weights outside the range, see `fake_quantize`.
             kind: of step sizes.
+            offset: whether what goes in has unsigned codes from an offset on.
         """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
         self.weight_step = kind(code_range(quantization.weight_bits), groups, weight_gradient)
         self.activation_bits = quantization.activation_bits
-        codes = code_range(min(8, quantization.activation_bits))
-        self.input_steps = nn.ModuleList(kind(codes) for _ in range(inputs))
+        codes = code_range(min(8, quantization.activation_bits), signed=not offset)
+        self.input_steps = nn.ModuleList(kind(codes, offset=offset) for _ in range(inputs))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
@@ -229,7 +264,8 @@ def prepare(
             new = LearnedEmbedding(float_part, width, groups, weight_gradient, kind)
         else:
             width, inputs = bits.weight_bits, sizes.get(f"{name}.input_step", (0,))[0]
-            new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient, kind)
+            offset = f"{name}.input_offset" in sizes
+            new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient, kind, offset=offset)
         new.weight_step.begin(new.weight.reshape(groups, -1), method_for(width, method))
         setattr(parent, child, new)
     for name in _sites(spec):
@@ -282,6 +318,8 @@ def quantized_state(network: nn.Module, spec: EncoderSpec) -> dict[str, Tensor]:
             state[tensor.name] = stored_codes(state.pop(f"{name}.weight").float(), learned[name].weight_step.step, bits)
         elif kind == "input_step":
             state[tensor.name] = torch.cat([each.step for each in learned[name].input_steps])
+        elif kind == "input_offset":
+            state[tensor.name] = torch.cat([each.offset for each in learned[name].input_steps])
         elif kind == "step":
             found = learned[name]
             of_sites = isinstance(found, LearnedSites)

@@ -35,10 +35,14 @@ class QuantizedTraining(Distillation):
         embedding_steps: "row" or "tensor".
         tables: which embedding tables are quantized, of "word", "position", "token_type".
         activation_steps: "tensor", stored in the model, or "token", found as the network runs.
+        activation_offset: whether what comes out of a feed-forward's activation function is rounded from an offset on
+            (LSQ+), with unsigned codes, as hardly any of it is negative; for stored steps.
         attention: whether attention's own inputs (queries, keys, values, probabilities) are quantized.
         shared_inputs: whether queries, keys and values share the step of what goes into them, as one integer product
             for all three needs it.
         weight_gradient: of weights outside the range: "ste" passes it, "clip" does not, as in LSQ.
+        dropout: of the network while it is trained, everywhere; None is what its own settings say. A teacher has none
+            while it is imitated, so a student of 8 bits, which begins next to it, stays nearer without.
         own_teacher: learn from the model that is quantized, as it came in, rather than from the run's teacher.
     """
 
@@ -52,9 +56,11 @@ class QuantizedTraining(Distillation):
     embedding_steps: str = "row"
     tables: Sequence[str] = ("word",)
     activation_steps: str = "tensor"
+    activation_offset: bool = False
     attention: bool = True
     shared_inputs: bool = True
     weight_gradient: str = "ste"
+    dropout: float | None = None
     own_teacher: bool = False
 
     def __post_init__(self) -> None:
@@ -64,6 +70,8 @@ class QuantizedTraining(Distillation):
         if self.weight_bits == WHOLE:
             raise self._refuse("weight_bits", "are 1.58 (ternary) and 2 to 8; to train floats, use 'distill'")
         self._check_choice("weight_gradient", GRADIENTS)
+        if self.dropout is not None:
+            self._check_number("dropout", minimum=0.0, maximum=0.99)
 
     def quantization(self) -> Quantization:
         """Return how the result is stored and executed.
@@ -123,7 +131,7 @@ class QuantizedTraining(Distillation):
         source = model if self.own_teacher or teacher is None else teacher
         spec = self.plan(model.spec, task, teacher=source.spec)
         task = require_task(self.method, task)
-        learner, settings = model.copy(), self.fitted(model.spec, source.spec, task.kind)
+        learner, settings = self._learner(model), self.fitted(model.spec, source.spec, task.kind)
         prepare(learner.network, spec, self.begins_by(), self.weight_gradient, learned=self.learned)
         calibrate(learner, task, self.seed, self.max_length, self.batch_size, self.begins_by())
         result = fit(
@@ -143,6 +151,17 @@ class QuantizedTraining(Distillation):
         done = model.after(step_of(self, result, facts), network=network, task=task)
         done.null_threshold = learner.null_threshold
         return done
+
+    def _learner(self, model: Model) -> Model:
+        """Return a copy of the model that is trained, with the dropout that is wanted."""
+        from bertcompress.encoder.network import build
+
+        if self.dropout is None:
+            return model.copy()
+        rates = dict.fromkeys(("hidden_dropout", "attention_dropout", "classifier_dropout"), self.dropout)
+        network = build(model.spec.replace(**rates), model.labels)
+        network.load_state_dict(model.state())
+        return model.after(network=network)
 
 
 def calibrate(learner: Model, task: Task, seed: int, max_length: int | None, examples: int, method: str) -> None:

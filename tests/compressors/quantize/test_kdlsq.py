@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bertcompress.compressors import KDLSQ, Distill
+from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import (
     Attention,
     Embeddings,
@@ -130,6 +131,23 @@ def test_distilling_after_it_is_refused(model, task):
         Distill().compress(quantized, task)
 
 
+def with_dropout(model, rate):
+    rates = dict.fromkeys(("hidden_dropout", "attention_dropout", "classifier_dropout"), rate)
+    network = build(model.spec.replace(**rates), model.labels)
+    network.load_state_dict(model.state())
+    return model.after(network=network)
+
+
+def test_dropout_of_the_training_is_the_settings_and_that_of_the_result_its_own(model, task):
+    without = KDLSQ(**QUICK).compress(with_dropout(model, 0.0), task)
+    said = KDLSQ(**QUICK, dropout=0.0).compress(with_dropout(model, 0.5), task)
+    left = KDLSQ(**QUICK).compress(with_dropout(model, 0.5), task)
+    states = [each.network.state_dict() for each in (without, said, left)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert not all(torch.equal(value, states[2][name]) for name, value in states[0].items())
+    assert said.spec.hidden_dropout == said.spec.attention_dropout == said.spec.classifier_dropout == 0.5
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -137,6 +155,7 @@ def test_distilling_after_it_is_refused(model, task):
         ({"weight_bits": 32}, "weight_bits"),
         ({"initialization": "best"}, "KDLSQ.initialization: got 'best', allowed are 'max'"),
         ({"weight_gradient": "straight"}, "KDLSQ.weight_gradient: got 'straight', allowed are 'ste', 'clip'"),
+        ({"dropout": 1.0}, "KDLSQ.dropout: got 1.0, allowed is a finite number of at least 0 and at most 0.99"),
         ({"weight_step_rate": -1.0}, "KDLSQ.weight_step_rate: got -1.0, allowed is a finite number of at least 0"),
     ],
 )

@@ -32,6 +32,8 @@ QUANTIZATIONS = {
     "kdlsq-2": Quantization(2, 2, 8, "tensor", "row", ("word",), **STATIC),
     "rows-3": Quantization(3, 5, 6, **STATIC),
     "ternary": Quantization(1.58, 1.58, 8, **STATIC),
+    "offset": Quantization(8, 8, 8, **STATIC, activation_offset=True),
+    "offset-4": Quantization(4, 4, 4, "tensor", activation_steps="tensor", activation_offset=True),
     "tokens": Quantization(4, 4, 8, "tensor"),
     "weights": Quantization(4, 8, 32, "tensor", "tensor"),
     "tables": Quantization(32, 4, 32),
@@ -113,6 +115,8 @@ def test_quantizers_are_where_the_method_has_them():
 @pytest.mark.parametrize("quantization", QUANTIZATIONS.values(), ids=QUANTIZATIONS.keys())
 def test_every_step_and_weight_learns(quantization):
     network, _ = prepared(ODD, quantization)
+    for step in activation_steps(network):
+        step.log_step.data -= 0.3  # an offset learns from what is clipped alone, and calibration clips hardly anything
     network.train()
     F.cross_entropy(network(IDS, attention_mask=MASK.long()).logits, torch.tensor([0, 1, 2, 0, 1, 2])).backward()
     for name, parameter in network.named_parameters():
@@ -178,6 +182,36 @@ def test_tracked_steps_follow_the_largest_magnitudes():
     step(torch.tensor([1000.0]))
     assert float(step.step) == before
     assert not list(step.parameters())
+
+
+@pytest.mark.parametrize("kind", [LearnedStep, TrackedStep])
+def test_offsets_begin_at_the_lowest_value_and_use_all_codes(kind):
+    codes = code_range(8, signed=False)
+    step = kind(codes, offset=True).eval()
+    values = F.gelu(torch.linspace(-4, 5, 5000))
+    step.method = "max"
+    rounded = step(values)
+    step.method = None
+    assert float(step.offset.detach()) == pytest.approx(-0.17, abs=1e-3)
+    assert float(step.step.detach()) == pytest.approx((5 + 0.17) / 255, rel=1e-3)
+    assert len(rounded.unique()) > 250
+    symmetric = LearnedStep(code_range(8))
+    symmetric.begin(values[None], "max")
+    errors = [float((each.detach() - values).square().mean()) for each in (rounded, symmetric(values))]
+    assert errors[0] < 0.35 * errors[1]  # a quarter, were all codes of the symmetric one above -0.17 twice as far apart
+    if kind is TrackedStep:
+        step.train()(values * 2 + 1)
+        assert float(step.offset.detach()) == pytest.approx(MOMENTUM * -0.17 + (1 - MOMENTUM) * 0.66, abs=1e-3)
+        assert not list(step.parameters())
+
+
+def test_an_offset_is_where_an_activation_function_was_and_nowhere_else():
+    network, wanted = prepared(ODD, QUANTIZATIONS["offset"])
+    stored = quantized_state(network, wanted)
+    assert [name for name in stored if name.endswith("input_offset")] == [
+        f"encoder.layers.{layer}.operations.1.output.input_offset" for layer in range(2)
+    ]
+    assert all(-0.171 < float(stored[name]) < 0 for name in stored if name.endswith("input_offset"))
 
 
 def test_rows_that_are_looked_up_follow_their_own_magnitudes():

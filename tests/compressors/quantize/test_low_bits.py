@@ -135,6 +135,26 @@ def test_stored_steps_round_what_goes_in(bits, shared):
     assert all(torch.equal(together[row], module(inputs[row])) for row in range(2))
 
 
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+@pytest.mark.parametrize("weight_bits", [3, 8])
+def test_what_an_offset_adds_goes_into_the_bias(bits, weight_bits):
+    random = torch.Generator().manual_seed(bits)
+    module = QuantizedLinear(24, 12, weight_bits, 12, bits, 1, input_offset=True)
+    module.stored.random_(*((-127, 128) if weight_bits == 8 else (0, 256)), generator=random)
+    module.step.uniform_(0.1, 1.0, generator=random)
+    module.input_step.fill_(0.037)
+    module.input_offset.fill_(-0.17)
+    module.bias.normal_(generator=random)
+    inputs = torch.nn.functional.gelu(torch.randn(2, 5, 24, generator=random) * 2)
+    weights = module.whole().double() * module.step.double()[:, None]
+    rounded = fake_quantize(inputs, module.input_step, code_range(bits, signed=False), module.input_offset).double()
+    expected = rounded @ weights.T + module.bias.double()
+    torch.testing.assert_close(module(inputs).double(), expected, rtol=1e-5, atol=1e-4)
+    module.stored.copy_(module.stored.flip(0))  # the sums of codes change with them
+    expected = rounded @ (weights.flip(0) / module.step.double().flip(0)[:, None] * module.step.double()[:, None]).T
+    torch.testing.assert_close(module(inputs).double(), expected + module.bias.double(), rtol=1e-5, atol=1e-4)
+
+
 def test_sites_of_attention_are_rounded_before_they_are_multiplied(network):
     spec = network.spec.replace(quantization=Quantization(8, 8, 32, attention_bits=3))
     quantized, plain = build(spec), build(spec.replace(quantization=Quantization(8, 8, 32)))
@@ -176,6 +196,7 @@ def test_codes_are_unpacked_again_when_they_change():
         ({"weight_bits": 9}, r"Quantization.weight_bits: got 9, allowed are 1.58 \(ternary\), 2 to 8, and 32"),
         ({"weight_bits": 32}, "weight_bits=32 with activation_bits=8 has no integer matrix product"),
         ({"weight_steps": "head"}, "Quantization.weight_steps: got 'head', allowed are 'row', 'tensor'"),
+        ({"activation_offset": True}, "activation_offset: got True with activation_steps='token'"),
         ({"initialization": "best"}, "PostTrainingQuantization.initialization: got 'best', allowed are 'max'"),
     ],
 )
@@ -210,6 +231,15 @@ def test_calibration_leaves_the_codes_of_weights_as_they_are_without_it(model, t
             assert (apart > 0).float().mean() < 0.001, name  # steps went through a logarithm
         else:
             assert bool((apart <= 1e-6 + 1e-5 * value.float().abs()).all()), name
+
+
+def test_an_offset_makes_calibrated_models_say_what_floats_say_more_exactly(model, task):
+    theirs, apart = model.predict(task.test).logits, []
+    for offset in (False, True):
+        settings = {"activation_steps": "tensor", "activation_offset": offset}
+        ours = PostTrainingQuantization(**settings).compress(model, task).predict(task.test).logits
+        apart.append(abs(ours - theirs).mean())
+    assert apart[1] < apart[0]
 
 
 def test_stored_steps_at_8_bits_keep_the_answers(model, task):
