@@ -59,6 +59,7 @@ def linear(
         quantization.activation_bits,
         quantization.input_steps(groups),
         input_offset=activated and quantization.activation_offset,
+        input_factors=quantization.smoothing > 0,
     )
 
 

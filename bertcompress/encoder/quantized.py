@@ -141,7 +141,7 @@ class QuantizedTable(nn.Module):
         """Set all codes to the lowest, and all steps to one."""
         nn.init.zeros_(self.stored)
         for name, buffer in self.named_buffers(recurse=False):
-            if name.endswith("step"):
+            if name.endswith(("step", "factor")):
                 nn.init.ones_(buffer)
 
     def whole(self) -> Tensor:
@@ -184,6 +184,7 @@ class QuantizedLinear(QuantizedTable):
     bias: Tensor
     input_step: Tensor
     input_offset: Tensor
+    input_factor: Tensor
 
     def __init__(
         self,
@@ -195,6 +196,7 @@ class QuantizedLinear(QuantizedTable):
         input_steps: int = 0,
         *,
         input_offset: bool = False,
+        input_factors: bool = False,
     ) -> None:
         """Allocate zero codes.
 
@@ -206,6 +208,7 @@ class QuantizedLinear(QuantizedTable):
             activation_bits: of what goes in, quantized as it comes; 32 leaves it as it is.
             input_steps: number of stored step sizes for what goes in; 0 finds one for each token.
             input_offset: whether what goes in has unsigned codes, from a stored offset on; needs one stored step.
+            input_factors: whether what goes in is first multiplied by a stored factor for each dimension.
         """
         super().__init__(out_features, in_features, bits, steps or out_features, activation_bits)
         self.in_features, self.out_features, self.input_steps = in_features, out_features, input_steps
@@ -214,12 +217,17 @@ class QuantizedLinear(QuantizedTable):
         self.has_offset = input_offset
         if input_offset:
             self.register_buffer("input_offset", torch.zeros(1))
+        self.has_factors = input_factors
+        if input_factors:
+            self.register_buffer("input_factor", torch.ones(in_features))
         self.register_buffer("bias", torch.zeros(out_features))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
         if not self.input_steps:
             return self.times(inputs, self.bias)
+        if self.has_factors:
+            inputs = inputs * self.input_factor
         if self.has_offset:
             given = (self.input_step, self.input_offset, self.activation_bits)
             of_code_0 = self.input_offset + self.input_step * signed_shift(self.activation_bits)  # as a signed byte

@@ -11,7 +11,7 @@ from bertcompress.encoder.tensors import Tensor
 
 MIB = 2**20
 WEIGHTS = (".weight", ".codes", ".packed")
-STEPS = (".step", ".input_step", ".input_offset")
+STEPS = (".step", ".input_step", ".input_offset", ".input_factor")
 NOTHING = "nothing else was asked for"
 
 

@@ -58,6 +58,9 @@ class Quantization:
             goes into a linear map, stored with it.
         activation_offset: whether what goes into a feed-forward's second map is stored from an offset on, with
             unsigned codes: it comes from an activation function, which is hardly ever negative. Needs stored steps.
+        smoothing: above 0, what goes into a linear map is multiplied by a stored factor for each of its dimensions, and
+            weights are divided by it, so that a few large dimensions do not widen the step of all; how far, from 0 to
+            1. Needs stored steps.
         shared_inputs: whether queries, keys and values have one stored step size for what goes into them; else three.
         attention_bits: of the queries, keys, values and probabilities that attention multiplies, with stored step
             sizes; the products themselves are those of floats. 32 leaves them as they are.
@@ -71,6 +74,7 @@ class Quantization:
     tables: tuple[str, ...] = TABLES
     activation_steps: str = "token"
     activation_offset: bool = False
+    smoothing: float = 0.0
     shared_inputs: bool = True
     attention_bits: int = WHOLE
 
@@ -92,12 +96,19 @@ class Quantization:
                 f"Quantization: weight_bits=32 with activation_bits={self.activation_bits} has no integer matrix "
                 "product; quantize the weights too, or set activation_bits=32."
             )
-        if self.activation_offset and not self.input_steps():
-            raise ConfigError(
-                f"Quantization.activation_offset: got {self.activation_offset!r} with activation_steps="
-                f"{self.activation_steps!r} and activation_bits={self.activation_bits}; allowed is an offset beside "
-                "stored steps: activation_steps='tensor' and activation_bits of 2 to 8."
-            )
+        self._check_smoothing()
+        for name in ("activation_offset", "smoothing"):
+            if getattr(self, name) and not self.input_steps():
+                raise ConfigError(
+                    f"Quantization.{name}: got {getattr(self, name)!r} with activation_steps={self.activation_steps!r} "
+                    f"and activation_bits={self.activation_bits}; allowed is it beside stored steps: "
+                    "activation_steps='tensor' and activation_bits of 2 to 8."
+                )
+
+    def _check_smoothing(self) -> None:
+        value: object = self.smoothing
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ConfigError(f"Quantization.smoothing: got {value!r}, allowed are 0 (none) to 1.")
 
     def _check_bits(self, name: str) -> None:
         widths = (*WIDTHS, WHOLE) if name in ("weight_bits", "embedding_bits") else (*WIDTHS[1:], WHOLE)
@@ -170,6 +181,8 @@ def linear_tensors(
         yield Tensor(f"{name}.step", (outputs if quantization.weight_steps == "row" else groups,), "F32")
         if quantization.input_steps(groups):
             yield Tensor(f"{name}.input_step", (quantization.input_steps(groups),), "F32")
+        if quantization.smoothing:
+            yield Tensor(f"{name}.input_factor", (inputs,), "F32")
         if activated and quantization.activation_offset:
             yield Tensor(f"{name}.input_offset", (1,), "F32")
     yield float_tensor(f"{name}.bias", outputs)

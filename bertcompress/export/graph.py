@@ -204,6 +204,8 @@ class Writer(Generic[V]):
         assert isinstance(module, QuantizedLinear), type(module)
         weight, bias, groups = _codes(module), numbers(module.bias), max(1, module.input_steps)
         rounding = _inputs(module)
+        if module.has_factors:
+            values = self.graph.multiply(values, self.graph.constant(numbers(module.input_factor)))
         if module.has_offset:  # the same for every input: out of the values, and into the bias
             values = self.graph.add(values, self.graph.constant(np.float32(-rounding[0].offset)))
             bias = bias + numbers(module.offset_bias(module.input_offset))

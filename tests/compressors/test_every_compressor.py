@@ -55,7 +55,9 @@ CASES = {
         **QUICK, weight_bits=2, embedding_bits=2, embedding_steps="tensor", tables=["word", "position"],
         shared_inputs=False, ground_truth=True,
     ),
-    "kdlsq-offset": KDLSQ(**QUICK, activation_offset=True, attention=False, weight_steps="row", dropout=0.0),
+    "kdlsq-offset": KDLSQ(
+        **QUICK, activation_offset=True, smoothing=0.85, attention=False, weight_steps="row", dropout=0.0
+    ),
     "kdlsq-tokens": KDLSQ(**QUICK, weight_bits=1.58, weight_steps="row", activation_steps="token", own_teacher=True),
 }  # fmt: skip
 everyone = pytest.mark.parametrize("compressor", CASES.values(), ids=CASES.keys())

@@ -59,6 +59,7 @@ QUANTIZATIONS = {
     "6-bit-activations": Quantization(8, 8, 6, **STORED, attention_bits=5),
     "offset": Quantization(**STORED, activation_offset=True),
     "offset-6": Quantization(4, 8, 6, **STORED, activation_offset=True),
+    "smooth": Quantization(**STORED, activation_offset=True, smoothing=0.5),
     "weights-only": Quantization(3, 4, 32),
     "tables-only": Quantization(32, 8, 32),
 }
@@ -95,6 +96,8 @@ def make_model(tokenizer, head="classification", quantization=None, activation="
             part.step.uniform_(0.5, 1.5, generator=generator).mul_(0.5 / part.whole().float().std())
         if isinstance(part, QuantizedLinear) and part.input_steps:
             part.input_step.copy_(torch.linspace(0.0219, 0.0303, part.input_steps))
+            if part.has_factors:
+                part.input_factor.copy_(torch.linspace(0.2117, 1.0, part.in_features))
             if part.has_offset:
                 part.input_offset.fill_(-0.1613)
     labels = {"classification": ("sad", "calm", "glad"), "tagging": ("O", "A", "B", "C")}.get(head, ())

@@ -147,6 +147,8 @@ class TrackedStep(LearnedStep):
 class LearnedLinear(nn.Module):
     """A linear map with rounded weights and inputs."""
 
+    input_factor: Tensor | None
+
     def __init__(
         self,
         linear: nn.Linear,
@@ -157,6 +159,7 @@ class LearnedLinear(nn.Module):
         kind: type[LearnedStep] = LearnedStep,
         *,
         offset: bool = False,
+        method: str = "max",
     ) -> None:
         """Take over the weights of a float map.
 
@@ -168,6 +171,7 @@ class LearnedLinear(nn.Module):
             weight_gradient: of weights outside the range, see `fake_quantize`.
             kind: of step sizes.
             offset: whether what goes in has unsigned codes from an offset on.
+            method: how steps of the weight are found, see `initial_step`.
         """
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
@@ -175,9 +179,16 @@ class LearnedLinear(nn.Module):
         self.activation_bits = quantization.activation_bits
         codes = code_range(min(8, quantization.activation_bits), signed=not offset)
         self.input_steps = nn.ModuleList(kind(codes, offset=offset) for _ in range(inputs))
+        self.smoothing, self.method = quantization.smoothing, method
+        self.register_buffer("input_factor", torch.ones(self.weight.shape[1]) if self.smoothing else None)
+        self.begin()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
+        if self.input_factor is not None:
+            if self.input_steps[0].method is not None:
+                self._smooth(inputs)
+            inputs = inputs * self.input_factor
         weight = self.weight_step.of_rows(self.weight)
         if len(self.input_steps) < 2:
             return F.linear(self._rounded(inputs), weight, self.bias)
@@ -185,6 +196,28 @@ class LearnedLinear(nn.Module):
         return torch.cat(
             [F.linear(step(inputs), *part) for step, *part in zip(self.input_steps, *parts, strict=True)], dim=-1
         )
+
+    def begin(self) -> None:
+        """Find the steps of the weight."""
+        groups = len(self.weight_step.log_step)
+        self.weight_step.begin(self.weight.detach().reshape(groups, -1), self.method)
+
+    @torch.no_grad()
+    def _smooth(self, inputs: Tensor) -> None:
+        """Find the factors in inputs (..., in), and take them out of the weight, which is trained as it is then.
+
+        SmoothQuant (Xiao et al. 2023, arXiv 2211.10438, equation 4) divides dimension j by max|X_j|^a / max|W_j|^(1-a).
+        Here that is taken relative to the median dimension, and none is magnified.
+        """
+        assert isinstance(self.input_factor, Tensor)
+        self.weight.mul_(self.input_factor)  # as it was
+        peaks = inputs.float().abs().flatten(0, -2).amax(0).clamp_min(SMALLEST)
+        weights = self.weight.float().abs().amax(0).clamp_min(SMALLEST)
+        divisors = peaks**self.smoothing / weights ** (1 - self.smoothing)
+        divisors = (divisors / divisors.median()).clamp_min(1.0)
+        self.weight.mul_(divisors)
+        self.input_factor.copy_(1 / divisors)
+        self.begin()
 
     def _rounded(self, inputs: Tensor) -> Tensor:
         if self.activation_bits == WHOLE:
@@ -262,11 +295,12 @@ def prepare(
         if isinstance(float_part, Embedding):
             width = bits.bits_of_table(child)
             new = LearnedEmbedding(float_part, width, groups, weight_gradient, kind)
+            new.weight_step.begin(new.weight.reshape(groups, -1), method_for(width, method))
         else:
             width, inputs = bits.weight_bits, sizes.get(f"{name}.input_step", (0,))[0]
             offset = f"{name}.input_offset" in sizes
-            new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient, kind, offset=offset)
-        new.weight_step.begin(new.weight.reshape(groups, -1), method_for(width, method))
+            begins = method_for(width, method)
+            new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient, kind, offset=offset, method=begins)
         setattr(parent, child, new)
     for name in _sites(spec):
         parent, child = _place(network, name)
@@ -309,7 +343,9 @@ def quantized_state(network: nn.Module, spec: EncoderSpec) -> dict[str, Tensor]:
     assert spec.quantization is not None
     learned: dict[str, Any] = dict(network.named_modules())
     state = {
-        name: value for name, value in network.state_dict().items() if "_step" not in name and ".sites." not in name
+        name: value
+        for name, value in network.state_dict().items()
+        if "_step" not in name and ".sites." not in name and not name.endswith("input_factor")
     }
     for tensor in spec.tensors():
         name, _, kind = tensor.name.rpartition(".")
@@ -318,6 +354,8 @@ def quantized_state(network: nn.Module, spec: EncoderSpec) -> dict[str, Tensor]:
             state[tensor.name] = stored_codes(state.pop(f"{name}.weight").float(), learned[name].weight_step.step, bits)
         elif kind == "input_step":
             state[tensor.name] = torch.cat([each.step for each in learned[name].input_steps])
+        elif kind == "input_factor":
+            state[tensor.name] = learned[name].input_factor
         elif kind == "input_offset":
             state[tensor.name] = torch.cat([each.offset for each in learned[name].input_steps])
         elif kind == "step":

@@ -197,6 +197,8 @@ def test_codes_are_unpacked_again_when_they_change():
         ({"weight_bits": 32}, "weight_bits=32 with activation_bits=8 has no integer matrix product"),
         ({"weight_steps": "head"}, "Quantization.weight_steps: got 'head', allowed are 'row', 'tensor'"),
         ({"activation_offset": True}, "activation_offset: got True with activation_steps='token'"),
+        ({"smoothing": 0.5}, "smoothing: got 0.5 with activation_steps='token'"),
+        ({"smoothing": 1.5, "activation_steps": "tensor"}, r"smoothing: got 1.5, allowed are 0 \(none\) to 1"),
         ({"initialization": "best"}, "PostTrainingQuantization.initialization: got 'best', allowed are 'max'"),
     ],
 )
