@@ -27,6 +27,10 @@ from benchmarks.peers.training_run import subset
 from bertcompress.export.graph import INPUTS
 
 TASK, MODEL = "sst2", "minilm-l6"
+STUDENT: dict[str, Any] = {  # what configs/int8.yaml says
+    "epochs": 1, "learning_rate": 1e-5, "dropout": 0.0, "warmup": 0.1, "weight_steps": "row", "attention": False,
+    "activation_offset": True, "smoothing": 0.85,
+}  # fmt: skip
 SHAPES = ((1, 16), (1, 128), (8, 128), (32, 32))  # (sentences, tokens)
 THREADS = (1, 2)
 ROUNDS, WARM_UP, BUDGET_SECONDS = 40, 3, 25.0
@@ -42,7 +46,7 @@ def prepare(examples: int, work: Path) -> bc.Task:
         small = subset(task, examples)
         start = bc.Model.from_pretrained(MODEL, task=task)
         teacher = bc.FineTune(epochs=2, learning_rate=1e-4).compress(start, small)
-        student = bc.KDLSQ(epochs=1).compress(teacher, small)
+        student = bc.KDLSQ(**STUDENT).compress(teacher, small)
         teacher.save_pretrained(work / "teacher")
         write_sides(teacher, student, small, work)
         (work / "done").touch()
@@ -138,7 +142,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     result = {
         "benchmark": "int8",
         "machine": about,
-        "settings": {"model": MODEL, "task": TASK, "examples": options.examples, "rounds": options.rounds},
+        "settings": {
+            "model": MODEL,
+            "task": TASK,
+            "examples": options.examples,
+            "rounds": options.rounds,
+            "student": STUDENT,
+        },
         "shapes": shapes,
         "agreement": agreed,
         "cold_start": starts,

@@ -42,7 +42,7 @@ class PostTrainingQuantization:
         activation_offset: whether what comes out of a feed-forward's activation function is stored from an offset on,
             with unsigned codes, as hardly any of it is negative; for stored steps.
         smoothing: above 0 and up to 1, few large dimensions of what goes into a linear map are made smaller by stored
-            factors, and its weights larger (SmoothQuant, where 0.5 is usual; 0.85 did best here); for stored steps.
+            factors, and its weights larger (SmoothQuant, whose authors take 0.5); for stored steps.
         shared_inputs: whether queries, keys and values share a stored step; else they have three.
         attention: whether attention's own inputs (queries, keys, values, probabilities) are quantized as well, with
             stored steps.

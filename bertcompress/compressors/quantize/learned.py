@@ -62,21 +62,20 @@ class LearnedStep(nn.Module):
     @torch.no_grad()
     def begin(self, values: Tensor, method: str) -> None:
         """Set the steps by values (groups, count), and offsets, if there are any, to the lowest of them."""
-        if self.offset_steps is None:
-            self.log_step.copy_(initial_step(values, self.codes, method).log())
-        else:
-            self.place(*self.found(values, method))
+        self.place(*self.found(values, method))
 
     def found(self, values: Tensor, method: str) -> tuple[Tensor, Tensor]:
-        """Return steps and offsets, (groups,), for values (groups, count)."""
+        """Return steps and offsets, (groups,), for values (groups, count); offsets are 0 where there are none."""
+        if self.offset_steps is None:
+            return initial_step(values, self.codes, method), torch.zeros_like(self.log_step)
         lowest = values.float().amin(-1)
         return initial_step(values - lowest.unsqueeze(-1), self.codes, method), lowest
 
     def place(self, step: Tensor, offset: Tensor) -> None:
-        """Set steps and offsets, (groups,)."""
-        assert self.offset_steps is not None
+        """Set steps and, if there are any, offsets, (groups,)."""
         self.log_step.copy_(step.log())
-        self.offset_steps.copy_(offset / self.step)
+        if self.offset_steps is not None:
+            self.offset_steps.copy_(offset / self.step)
 
     def forward(self, values: Tensor) -> Tensor:
         """Round activations of any shape, all with the same step, for a product."""
@@ -117,18 +116,11 @@ class TrackedStep(LearnedStep):
     def forward(self, values: Tensor) -> Tensor:
         """Round activations, and in training let the step follow them."""
         if self.training and self.method is None:
-            self._average(values.reshape(1, -1))
+            with torch.no_grad():
+                step, lowest = self.found(values.reshape(1, -1), "max")
+                before = lowest if self.offset is None else self.offset
+                self.place(torch.lerp(step, self.step, MOMENTUM), torch.lerp(lowest, before, MOMENTUM))
         return super().forward(values)
-
-    @torch.no_grad()
-    def _average(self, values: Tensor) -> None:
-        before = self.offset
-        if before is None:
-            now = initial_step(values, self.codes, "max")
-            self.log_step.copy_(torch.lerp(now, self.step, MOMENTUM).log())
-        else:
-            now, lowest = self.found(values, "max")
-            self.place(torch.lerp(now, self.step, MOMENTUM), torch.lerp(lowest, before, MOMENTUM))
 
     def of_rows(self, weight: Tensor) -> Tensor:
         """Round a weight by its own largest magnitudes."""
@@ -207,14 +199,16 @@ class LearnedLinear(nn.Module):
         """Find the factors in inputs (..., in), and take them out of the weight, which is trained as it is then.
 
         SmoothQuant (Xiao et al. 2023, arXiv 2211.10438, equation 4) divides dimension j by max|X_j|^a / max|W_j|^(1-a).
-        Here that is taken relative to the median dimension, and none is magnified.
+        Here that is taken relative to the median dimension of those that are not 0 throughout, and none is magnified.
         """
         assert isinstance(self.input_factor, Tensor)
         self.weight.mul_(self.input_factor)  # as it was
-        peaks = inputs.float().abs().flatten(0, -2).amax(0).clamp_min(SMALLEST)
+        peaks = inputs.float().abs().flatten(0, -2).amax(0)
+        if not bool((peaks > 0).any()):
+            return
         weights = self.weight.float().abs().amax(0).clamp_min(SMALLEST)
         divisors = peaks**self.smoothing / weights ** (1 - self.smoothing)
-        divisors = (divisors / divisors.median()).clamp_min(1.0)
+        divisors = (divisors / divisors[peaks > 0].median()).clamp_min(1.0)
         self.weight.mul_(divisors)
         self.input_factor.copy_(1 / divisors)
         self.begin()

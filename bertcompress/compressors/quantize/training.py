@@ -38,7 +38,7 @@ class QuantizedTraining(Distillation):
         activation_offset: whether what comes out of a feed-forward's activation function is rounded from an offset on
             (LSQ+), with unsigned codes, as hardly any of it is negative; for stored steps.
         smoothing: above 0 and up to 1, few large dimensions of what goes into a linear map are made smaller by stored
-            factors, and its weights larger (SmoothQuant, where 0.5 is usual; 0.85 did best here); for stored steps.
+            factors, and its weights larger (SmoothQuant, whose authors take 0.5); for stored steps.
         attention: whether attention's own inputs (queries, keys, values, probabilities) are quantized.
         shared_inputs: whether queries, keys and values share the step of what goes into them, as one integer product
             for all three needs it.

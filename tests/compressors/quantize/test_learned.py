@@ -227,6 +227,20 @@ def test_smoothing_changes_nothing_but_what_rounding_loses():
     assert errors[1] < 0.25 * errors[0]
 
 
+def test_smoothing_bears_dimensions_that_are_never_there():
+    """More than half are 0, as behind ReLU; the others are to be rounded as well as without them."""
+    torch.manual_seed(0)
+    inputs = torch.randn(64, 24) * (torch.arange(24) < 9)
+    linear = torch.nn.Linear(24, 10)
+    expected = linear(inputs).detach()
+    found = LearnedLinear(linear, Quantization(8, 8, 8, activation_steps="tensor", smoothing=0.85), 10, 1, "ste")
+    with calibrating(found, "max"):
+        found(torch.zeros_like(inputs))
+        found(inputs)
+    assert found.input_factor.min() > 0.01
+    assert float((found(inputs).detach() - expected).abs().max()) < 0.05
+
+
 def test_an_offset_is_where_an_activation_function_was_and_nowhere_else():
     network, wanted = prepared(ODD, QUANTIZATIONS["offset"])
     stored = quantized_state(network, wanted)
