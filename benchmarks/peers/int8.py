@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,16 +41,17 @@ ROWS = 16  # examples of a batch whose answers are compared
 
 
 def prepare(examples: int, work: Path) -> bc.Task:
-    """Fine-tune the teacher, make the student of 8 bits, and write every side's files, unless they are there."""
-    task = bc.load_task(TASK)
-    if not (work / "done").exists():
+    """Fine-tune the teacher, make the student of 8 bits, and write every side's files, unless the same are there."""
+    task, done = bc.load_task(TASK), work / "done"
+    made_with = json.dumps({"examples": examples, "student": STUDENT})
+    if not done.exists() or done.read_text(encoding="utf-8") != made_with:
         small = subset(task, examples)
         start = bc.Model.from_pretrained(MODEL, task=task)
         teacher = bc.FineTune(epochs=2, learning_rate=1e-4).compress(start, small)
         student = bc.KDLSQ(**STUDENT).compress(teacher, small)
         teacher.save_pretrained(work / "teacher")
         write_sides(teacher, student, small, work)
-        (work / "done").touch()
+        done.write_text(made_with, encoding="utf-8")
     return task
 
 
