@@ -101,7 +101,7 @@ class Quantization:
             if getattr(self, name) and not self.input_steps():
                 raise ConfigError(
                     f"Quantization.{name}: got {getattr(self, name)!r} with activation_steps={self.activation_steps!r} "
-                    f"and activation_bits={self.activation_bits}; allowed is it beside stored steps: "
+                    f"and activation_bits={self.activation_bits}; it needs stored steps: "
                     "activation_steps='tensor' and activation_bits of 2 to 8."
                 )
 
