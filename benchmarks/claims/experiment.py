@@ -6,7 +6,7 @@ scales:
     scored_examples: 500            # of a task's validation and test split, at most; left out, all
     train_examples: 2000            # of the run's task, at most, where a teacher is fine-tuned on it; likewise
     groups:
-      - name: students              # part of every result's path
+      - name: students              # part of every result's path; may have limits of its own, null: none
         run: {...}                  # a run's file, see `bertcompress schema`; paths are relative to where it runs
         seeds: [0, 1, 2]
         axes:                       # every combination is a cell
@@ -105,7 +105,7 @@ def _cells(group: Mapping[str, Any], scale: Mapping[str, Any]) -> Iterator[Cell]
         choices = {axis: choice for axis, (choice, _) in zip(axes, picked, strict=True)}
         changes = [f"{key}={json.dumps(value)}" for _, change in picked for key, value in change.items()]
         for seed in group["seeds"]:
-            limits = {name: scale.get(name) for name in ("scored_examples", "train_examples")}
+            limits = {name: group.get(name, scale.get(name)) for name in ("scored_examples", "train_examples")}
             yield Cell(group["name"], choices, seed, group["run"], tuple(changes), **limits)
 
 

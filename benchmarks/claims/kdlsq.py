@@ -12,7 +12,7 @@ from benchmarks.claims.statistics import mean
 SOURCE = "arXiv 2101.05938, abstract"
 OURS = "our aim"
 Results = Sequence[Mapping[str, Any]]
-Key = tuple[str, str, str]  # group, task, bits
+Key = tuple[str, str, str]  # method, task, bits
 
 # Points of score that a student may be below its teacher, and the least label loyalty, by bits.
 AIMS = {"8-8-8": (1.0, 97.0), "4-4-8": (1.0, 95.0), "2-2-8": (3.0, None)}
@@ -53,13 +53,19 @@ def _ordered(found: Mapping[Key, Mapping[int, Any]], task: str, better: str, wor
 
 
 def by_key(results: Results) -> dict[Key, dict[int, Mapping[str, Any]]]:
-    """Return group, task and bits -> seed -> result; the ablation of initializations is not among them."""
+    """Return method, task and bits -> seed -> result; the ablation of initializations is not among them."""
     found: dict[Key, dict[int, Mapping[str, Any]]] = {}
     for each in results:
-        if "begins" not in each["cell"]:
-            key = (each["group"], each["cell"]["task"], each["cell"]["bits"])
+        cell = each["cell"]
+        if "begins" not in cell:
+            key = (cell.get("method", each["group"]), _trained_on(cell), cell["bits"])
             found.setdefault(key, {})[each["seed"]] = each["found"]
     return found
+
+
+def _trained_on(cell: Mapping[str, str]) -> str:
+    """Return a cell's task, and how it was trained where that is not as most were."""
+    return f"{cell['task']} ({cell['training'].replace('-', ' ')})" if "training" in cell else cell["task"]
 
 
 def _score(found: Mapping[str, Any], whose: str = "scores") -> float:
@@ -72,9 +78,9 @@ def table(results: Results) -> list[list[str]]:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for each in results:
         cell = each["cell"]
-        begins = cell.get("begins", "kl" if each["group"] in ("kdlsq", "lsq") else "")
-        group = "kdlsq" if "begins" in cell else each["group"]
-        groups.setdefault((cell["task"], cell["bits"], group, begins), []).append(each["found"])
+        method = cell.get("method", "kdlsq" if "begins" in cell else each["group"])
+        begins = cell.get("begins", "kl" if method in ("kdlsq", "lsq") else "")
+        groups.setdefault((_trained_on(cell), cell["bits"], method, begins), []).append(each["found"])
     for key in sorted(groups):
         mine = groups[key]
         loyalties = [100 * next(iter(each["loyalty"].values())) for each in mine]

@@ -115,6 +115,30 @@ def test_verdicts_follow_from_planted_results():
     assert ["sst2", "2-2-8", "kdlsq", "kl", "88.1 (88.0 to 88.2)"] in [row[:5] for row in rows]
 
 
+def test_other_trainings_are_compared_among_themselves():
+    other = {"training": "9-epochs"}
+    results = [
+        planted("kdlsq", 0, 80.0),
+        *(planted("longer", seed, 89.0 + 0.1 * seed, method="kdlsq", **other) for seed in range(3)),
+        *(planted("longer", seed, 88.0 + 0.1 * seed, method="lsq", **other) for seed in range(3)),
+    ]
+    found = {(claim.says, claim.where.split(",")[0]): claim.verdict for claim in kdlsq.claims(results)}
+    assert found["2-2-8 bits are within 3 points of float", "sst2"] == "undecided"
+    assert found["2-2-8 bits are within 3 points of float", "sst2 (9 epochs)"] == HOLDS
+    assert found["at 2-2-8 bits kdlsq scores above lsq", "sst2 (9 epochs)"] == HOLDS
+    assert ["sst2 (9 epochs)", "2-2-8", "lsq", "kl", "88.1 (88.0 to 88.2)"] in [row[:5] for row in kdlsq.table(results)]
+
+
+def test_a_group_may_have_limits_of_its_own(place):
+    written = yaml.safe_load((place / "toy.yaml").read_text(encoding="utf-8"))
+    scale = written["scales"]["laptop"]
+    scale["groups"].append({**scale["groups"][0], "name": "whole", "train_examples": None})
+    (place / "whole.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+    limits = {cell.group: cell.train_examples for cell in load(place / "whole.yaml").cells}
+    assert limits == {"kdlsq": scale["train_examples"], "whole": None}
+    assert scale["train_examples"] is not None
+
+
 def test_results_that_are_not_complete_yet_give_what_they_can():
     assert list(kdlsq.claims([])) == []
     assert [claim.verdict for claim in kdlsq.claims([planted("kdlsq", 0, 90.0)])] == ["undecided"]
