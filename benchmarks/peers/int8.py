@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 import bertcompress as bc
 from benchmarks.peers.common import RESULTS, in_fresh_process, machine, ratios, require_data, write
-from benchmarks.peers.int8_sides import SIDES, Answer, Batch, Start, size_of, write_sides
+from benchmarks.peers.int8_sides import SIDES, Answer, Batch, Start, export_ours, size_of, write_sides
 from benchmarks.peers.training_run import subset
 from bertcompress.export.graph import INPUTS
 
@@ -36,7 +36,7 @@ SHAPES = ((1, 16), (1, 128), (8, 128), (32, 32))  # (sentences, tokens)
 THREADS = (1, 2)
 ROUNDS, WARM_UP, BUDGET_SECONDS = 40, 3, 25.0
 BASELINE = "torch_fp32"
-OURS = ("ours_torch", "ours_onnx", "ours_openvino")
+OURS = ("ours_torch", "ours_onnx", "ours_openvino", "ours_openvino_bf16")
 ROWS = 16  # examples of a batch whose answers are compared
 
 
@@ -52,6 +52,7 @@ def prepare(examples: int, work: Path) -> bc.Task:
         teacher.save_pretrained(work / "teacher")
         write_sides(teacher, student, small, work)
         done.write_text(made_with, encoding="utf-8")
+    export_ours(work)
     return task
 
 

@@ -97,10 +97,11 @@ class OnnxGraph:
         """Return other axes' order."""
         return self.node("Transpose", values, perm=list(order))
 
-    def split(self, values: str, sizes: tuple[int, ...]) -> list[str]:
-        """Return parts along the last axis."""
-        name = self.node("Split", values, self.constant(np.array(sizes, np.int64)), outputs=len(sizes), axis=-1)
-        return [name, *(f"{name}_{place}" for place in range(1, len(sizes)))]
+    def unstacked(self, values: str, count: int) -> list[str]:
+        """Return what lies along the first axis, `count` long, without that axis."""
+        name = self.node("Split", values, self.constant(np.ones(count, np.int64)), outputs=count, axis=0)
+        axis = self.constant(np.array([0], np.int64))
+        return [self.node("Squeeze", part, axis) for part in (name, *(f"{name}_{at}" for at in range(1, count)))]
 
     def concatenate(self, parts: list[str]) -> str:
         """Join parts along the last axis."""

@@ -78,10 +78,10 @@ class OpenvinoGraph:
         """Return other axes' order."""
         return self.ops.transpose(values, self._whole(order))
 
-    def split(self, values: Any, sizes: tuple[int, ...]) -> list[Any]:
-        """Return parts along the last axis."""
-        found = self.ops.variadic_split(values, self._whole(-1), self._whole(sizes))
-        return [found.output(place) for place in range(len(sizes))]
+    def unstacked(self, values: Any, count: int) -> list[Any]:
+        """Return what lies along the first axis, `count` long, without that axis."""
+        found = self.ops.split(values, self._whole(0), count)
+        return [self.ops.squeeze(found.output(place), self._whole([0])) for place in range(count)]
 
     def concatenate(self, parts: list[Any]) -> Any:
         """Join parts along the last axis."""

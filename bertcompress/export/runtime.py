@@ -29,10 +29,12 @@ CHECKED = {"onnx": onnx.checked_bytes, "openvino": openvino.checked_bytes}
 class RuntimeNetwork(nn.Module):
     """Answers as the exported network did; it has no weights of its own, and no gradients."""
 
-    def __init__(self, path: Path, spec: EncoderSpec, session: tuple[int, Session] | None = None) -> None:
-        """Take the file, and how it is loaded already: the number of threads, and the session."""
+    def __init__(
+        self, path: Path, spec: EncoderSpec, session: tuple[int, Session] | None = None, precision: str = "fp32"
+    ) -> None:
+        """Take the file, how it is loaded already (the number of threads, and the session), and its precision."""
         super().__init__()
-        self.path, self.spec = path, spec
+        self.path, self.spec, self.precision = path, spec, precision
         self.register_buffer("place", torch.zeros(1), persistent=True)  # says that inputs belong on the CPU
         self._session = session
 
@@ -40,7 +42,7 @@ class RuntimeNetwork(nn.Module):
         """Return the loaded file; it is loaded again when torch's number of threads has changed."""
         threads = torch.get_num_threads()
         if self._session is None or self._session[0] != threads:
-            self._session = (threads, open_session(self.path, threads))
+            self._session = (threads, open_session(self.path, threads, self.precision))
         return self._session[1]
 
     def forward(
@@ -148,23 +150,26 @@ class ExportedModel(Model):
         return ConfigError(f"{self.path} is an exported model, which cannot be {what}; use the model it was made from.")
 
 
-def load(path: str | Path, task: Task | None = None) -> ExportedModel:
+def load(path: str | Path, task: Task | None = None, *, precision: str = "fp32") -> ExportedModel:
     """Load an exported file (.onnx, or .xml with its .bin) as a model.
 
     Args:
         path: of the file, or of a folder that holds one.
         task: what it was trained for; needed where a task's evaluation is.
+        precision: of the floats between integer products: "fp32", the model's own answers, or "bf16", which OpenVINO
+            computes faster in where the processor has it, with answers a little off.
 
     Raises:
-        ConfigError: the name ends otherwise, the runtime is not installed, or labels do not fit the task's.
+        ConfigError: the name ends otherwise, the runtime is not installed, labels do not fit the task's, or the runtime
+            does not compute in that precision, here or at all.
         CheckpointError: there is no such file, it is damaged, or it was not written by this library.
     """
     path = file_in(Path(path))
     threads = torch.get_num_threads()
-    session = open_session(path, threads)
+    session = open_session(path, threads, precision)
     facts = session.facts()
     check_seal(path, facts, CHECKED[SUFFIXES[path.suffix]](path, facts) if SEALED_BYTES in facts else b"")
-    model = ExportedModel(path, RuntimeNetwork(path, spec_in(facts), (threads, session)), facts, task)
+    model = ExportedModel(path, RuntimeNetwork(path, spec_in(facts), (threads, session), precision), facts, task)
     if task is not None and task.labels and model.labels and tuple(task.labels) != model.labels:
         raise ConfigError(
             f"{path}: its labels are {list(model.labels)}, those of the task {task.name} are {list(task.labels)}; "

@@ -19,6 +19,7 @@ from bertcompress.export.openvino import FACTS
 
 Batch = Mapping[str, npt.NDArray[np.int64]]
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # of the floats between integer products -> OpenVINO's names
 ERRORS_ONLY = 3  # of ONNX Runtime's messages; it warns of machines whose devices it cannot list
 
 
@@ -46,13 +47,17 @@ class OnnxSession:
 
     name = "onnxruntime"
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, precision: str = "fp32") -> None:
         """Load a file.
 
         Raises:
-            ConfigError: onnxruntime is not installed.
+            ConfigError: onnxruntime is not installed, or another precision than fp32 is asked for.
             CheckpointError: the file is none, or damaged.
         """
+        if precision != "fp32":
+            raise ConfigError(
+                f"{path}: got precision={precision!r}, allowed for ONNX Runtime is 'fp32'; export to OpenVINO (.xml)."
+            )
         self._runtime = require("onnxruntime", "onnx")
         self.version, self._path = str(self._runtime.__version__), path
         self._session = self._load(self._options(threads))
@@ -108,11 +113,11 @@ class OpenvinoSession:
 
     name = "openvino"
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, precision: str = "fp32") -> None:
         """Load a file.
 
         Raises:
-            ConfigError: openvino is not installed.
+            ConfigError: openvino is not installed, or the processor does not compute in that precision.
             CheckpointError: the file is none, or damaged.
         """
         openvino = require("openvino", "openvino")
@@ -120,18 +125,22 @@ class OpenvinoSession:
         weights = path.with_suffix(".bin")
         if not weights.is_file():
             raise CheckpointError(f"{path}: the weights, {weights.name}, are not beside it; an export is both files.")
-        # Floats stay float32: where the processor has bfloat16, OpenVINO would take that, and change the answers.
+        # Said in every case: where the processor has bfloat16, OpenVINO would take that, and change the answers.
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         }
         try:
             self._model = openvino.Core().read_model(path)
             self._compiled = openvino.compile_model(self._model, "CPU", settings)
         except RuntimeError as error:
             raise CheckpointError(f"{path}: OpenVINO cannot load it: {error}") from error
+        if precision == "bf16" and self._compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
+            raise ConfigError(
+                f"{path}: got precision='bf16', which OpenVINO does not compute in on this processor; use 'fp32'."
+            )
         self._request = self._compiled.create_infer_request()
 
     def facts(self) -> dict[str, str]:
@@ -164,15 +173,23 @@ class OpenvinoSession:
 SESSIONS: dict[str, type[OnnxSession] | type[OpenvinoSession]] = {"onnx": OnnxSession, "openvino": OpenvinoSession}
 
 
-def open_session(path: Path, threads: int) -> Session:
+def open_session(path: Path, threads: int, precision: str = "fp32") -> Session:
     """Load an exported file.
 
+    Args:
+        path: of the file.
+        threads: to compute with.
+        precision: of the floats between integer products; one of `PRECISIONS`.
+
     Raises:
-        ConfigError: its name ends otherwise than exports do, or its runtime is not installed.
+        ConfigError: its name ends otherwise than exports do, its runtime is not installed, or the precision is none
+            that it computes in.
         CheckpointError: there is no such file, or it is damaged.
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: exported models end in {' or '.join(SUFFIXES)}.")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"{path}: got precision={precision!r}, allowed are {' and '.join(PRECISIONS)}.")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file.")
-    return SESSIONS[SUFFIXES[path.suffix]](path, threads)
+    return SESSIONS[SUFFIXES[path.suffix]](path, threads, precision)

@@ -37,6 +37,7 @@ from bertcompress.export import runtime, sessions, writing
 from bertcompress.export.graph import INPUTS, Codes, Inputs
 from bertcompress.export.writing import rounded_maps
 from bertcompress.model import Model
+from bertcompress.training.precision import native_bf16
 
 LAYERS = (
     Layer((Attention(2, 4), FeedForward(21)), 8),
@@ -270,6 +271,34 @@ def test_threads_follow_torch(letters_tokenizer, tmp_path):
         assert loaded.runtime_network.session() is loaded.runtime_network.session()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not native_bf16("cpu"), reason="the processor has no bfloat16")
+def test_floats_between_products_may_be_bfloat16_where_the_processor_has_it(letters_tokenizer, tmp_path):
+    make_model(letters_tokenizer, quantization=QUANTIZATIONS["int8"]).export(tmp_path / "m.xml")
+    batch, fast = batch_of(letters_tokenizer), bc.runtime.load(tmp_path, precision="bf16")
+    exact, before = bc.runtime.load(tmp_path), torch.get_num_threads()
+    assert not any("bf16" in kernel for kernel in exact.kernels())
+    difference = (said(fast, batch) - said(exact, batch)).abs().max()
+    assert 0 < difference < 0.2
+    try:
+        torch.set_num_threads(before + 1)  # loads it again
+        assert any("bf16" in kernel for kernel in fast.kernels())
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_precision_that_there_is_not_is_refused(letters_tokenizer, tmp_path, monkeypatch):
+    model = make_model(letters_tokenizer)
+    for suffix in SUFFIXES.values():
+        model.export(tmp_path / f"m{suffix}")
+    with pytest.raises(ConfigError, match=r"precision='fp16', allowed are fp32 and bf16"):
+        bc.runtime.load(tmp_path / "m.xml", precision="fp16")
+    with pytest.raises(ConfigError, match=r"allowed for ONNX Runtime is 'fp32'; export to OpenVINO"):
+        bc.runtime.load(tmp_path / "m.onnx", precision="bf16")
+    monkeypatch.setitem(sessions.PRECISIONS, "bf16", "f32")  # what a processor without it makes of the wish
+    with pytest.raises(ConfigError, match="does not compute in on this processor; use 'fp32'"):
+        bc.runtime.load(tmp_path / "m.xml", precision="bf16")
 
 
 @pytest.mark.parametrize("to", SUFFIXES)
