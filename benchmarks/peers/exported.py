@@ -70,7 +70,7 @@ def compared(expected: Logits, found: Logits) -> dict[str, Any]:
 
 def measure(name: str, seed: int, work: Path) -> dict[str, Any]:
     """Compare all ways to compute one student."""
-    folder = work / f"{name}-{seed}"
+    folder = work / f"{Path(name).stem}-{seed}"
     student, task = student_of(name, seed, folder)
     assert task.validation is not None
     predicted = student.predict(task.validation, max_length=128)

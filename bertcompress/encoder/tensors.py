@@ -80,6 +80,7 @@ class Quantization:
 
     def __post_init__(self) -> None:
         """Refuse what the encoder cannot store or execute."""
+        self._check_types()
         object.__setattr__(self, "tables", tuple(self.tables))
         for name in ("weight_bits", "embedding_bits", "activation_bits", "attention_bits"):
             object.__setattr__(self, name, plain_bits(getattr(self, name)))
@@ -104,6 +105,15 @@ class Quantization:
                     f"and activation_bits={self.activation_bits}; it needs stored steps: "
                     "activation_steps='tensor' and activation_bits of 2 to 8."
                 )
+
+    def _check_types(self) -> None:
+        for name in ("activation_offset", "shared_inputs"):
+            value: object = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ConfigError(f"Quantization.{name}: got {value!r}, allowed are true and false.")
+        tables: object = self.tables
+        if not isinstance(tables, (list, tuple)):
+            raise ConfigError(f"Quantization.tables: got {tables!r}, allowed is a list of {allowed(TABLES)}.")
 
     def _check_smoothing(self) -> None:
         value: object = self.smoothing

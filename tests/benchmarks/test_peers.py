@@ -8,6 +8,7 @@ import math
 import random
 import sys
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -25,6 +26,7 @@ from benchmarks.peers import (
     evaluation,
     evaluation_memory,
     evaluation_sides,
+    exported,
     forward,
     quantized,
     search,
@@ -360,3 +362,26 @@ def test_a_step_is_compared_with_the_same_step_without_quantizers(tiny_model, ti
         assert method.objective_weights() == plain.objective_weights()
         assert (method.mapping, method.temperature) == (plain.mapping, plain.temperature)
         assert (method.method, plain.method) == ("kdlsq", "distill")
+
+
+def test_exported_files_are_compared_with_their_model(tiny_model, tiny_task, tmp_path, monkeypatch):
+    for package in ("onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    monkeypatch.setattr(exported, "MODEL", tiny_model)
+    monkeypatch.setattr(exported, "EXAMPLES", {tiny_task: 32})
+    path = tmp_path / "found.json"
+    exported.main(["--seeds", "1", "--work", str(tmp_path / "work"), "--output", str(path)])
+    (found,) = json.loads(path.read_text(encoding="utf-8"))["found"]
+    for way in ("alone", "onnxruntime", "openvino", "float64"):
+        assert found[way]["answers"] > 0
+        assert found[way]["difference"]["largest"] < 0.1
+    assert found["float64"]["difference"]["largest"] > 0  # it was another computation
+
+
+def test_answers_that_are_others_are_counted_with_their_margins():
+    expected = np.array([[1.0, 0.0], [0.0, 0.25], [2.0, 0.0], [0.0, 2.0]], np.float32)
+    found = expected + np.array([[0.0, 0.5], [0.5, 0.0], [0.0, 0.0], [0.0, 0.0]], np.float32)
+    told = exported.compared(expected, found)
+    assert (told["answers"], told["others"], told["same"]) == (4, 1, 0.75)
+    assert told["margins_of_others"] == [0.25]
+    assert told["difference"] == {"mean": 0.25, "largest": 0.5}

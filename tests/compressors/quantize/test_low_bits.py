@@ -199,6 +199,9 @@ def test_codes_are_unpacked_again_when_they_change():
         ({"activation_offset": True}, "activation_offset: got True with activation_steps='token'"),
         ({"smoothing": 0.5}, "smoothing: got 0.5 with activation_steps='token'"),
         ({"smoothing": 1.5, "activation_steps": "tensor"}, r"smoothing: got 1.5, allowed are 0 \(none\) to 1"),
+        ({"activation_offset": "no"}, "activation_offset: got 'no', allowed are true and false"),
+        ({"shared_inputs": 1}, "shared_inputs: got 1, allowed are true and false"),
+        ({"tables": "word"}, "tables: got 'word', allowed is a list of"),
         ({"initialization": "best"}, "PostTrainingQuantization.initialization: got 'best', allowed are 'max'"),
     ],
 )
