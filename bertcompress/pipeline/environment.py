@@ -23,7 +23,9 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
     "scipy",
+    "optuna",
 )
+OPTIONAL = ("onnx", "onnxruntime", "openvino")  # recorded where they are installed
 
 
 def describe_environment() -> dict[str, Any]:
@@ -31,12 +33,16 @@ def describe_environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES} | _installed(OPTIONAL),
         "hardware": describe_hardware(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }
+
+
+def _installed(packages: tuple[str, ...]) -> dict[str, str]:
+    return {name: _version(name) for name in packages if _version(name) != "unknown"}
 
 
 def _version(package: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import shutil
@@ -58,6 +59,8 @@ def test_the_command_line_makes_the_same_run(place):
     assert weights(place / "runs/again") == weights(place / "runs/toy")
     recorded = json.loads((place / "runs/again/environment.json").read_text())
     assert recorded["packages"]["bertcompress"] == bertcompress.__version__
+    present = {each.metadata["Name"] for each in importlib.metadata.distributions()}
+    assert ("onnxruntime" in recorded["packages"]) == ("onnxruntime" in present)
 
 
 def test_config_yaml_has_every_default_and_makes_the_same_run(place):
