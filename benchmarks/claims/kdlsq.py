@@ -17,6 +17,9 @@ Key = tuple[str, str, str]  # method, task, bits
 # Points of score that a student may be below its teacher, and the least label loyalty, by bits.
 AIMS = {"8-8-8": (1.0, 97.0), "4-4-8": (1.0, 95.0), "2-2-8": (3.0, None)}
 
+# At 2 bits, better method first.
+ORDER = (("kdlsq", "lsq"), ("kdlsq-and-labels", "lsq"), ("lsq", "post-training"), ("kdlsq", "aware"))
+
 
 def claims(results: Results) -> Iterator[Claim]:
     """Yield each claim with what was measured of it."""
@@ -36,7 +39,7 @@ def claims(results: Results) -> Iterator[Claim]:
                 agreed = mean([100 * each["loyalty"]["label"] for each in mine.values()])
                 says = f"{bits} bits give the teacher's answer to at least {loyalty:g} % of examples"
                 yield Claim(says, OURS, where, f"{agreed} %", agreed.verdict(loyalty), "does not say")
-        for better, worse in (("kdlsq", "lsq"), ("lsq", "post-training"), ("kdlsq", "aware")):
+        for better, worse in ORDER:
             yield from _ordered(found, task, better, worse)
 
 
@@ -79,7 +82,7 @@ def table(results: Results) -> list[list[str]]:
     for each in results:
         cell = each["cell"]
         method = cell.get("method", "kdlsq" if "begins" in cell else each["group"])
-        begins = cell.get("begins", "kl" if method in ("kdlsq", "lsq") else "")
+        begins = cell.get("begins", "kl" if method in ("kdlsq", "kdlsq-and-labels", "lsq") else "")
         groups.setdefault((_trained_on(cell), cell["bits"], method, begins), []).append(each["found"])
     for key in sorted(groups):
         mine = groups[key]
