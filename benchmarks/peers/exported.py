@@ -10,6 +10,7 @@ to codes makes of the last bit of a float a whole step where a value lies betwee
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ ALONE = 1  # tokens in a batch: less than any example has, so that each is one
 
 def student_of(name: str, seed: int, folder: Path) -> tuple[bc.Model, bc.Task]:
     """Return a task's student of 8 bits, made once."""
-    task = bc.load_task(name)
-    if not folder.exists():
+    task, epochs, mark = bc.load_task(name), EPOCHS.get(name, 2), folder.with_suffix(".json")
+    made_with = json.dumps([MODEL, EXAMPLES[name], epochs, STUDENT])
+    if not mark.exists() or mark.read_text(encoding="utf-8") != made_with:
         small = subset(task, EXAMPLES[name])
         start = bc.Model.from_pretrained(MODEL, task=task, seed=seed)
-        tune = bc.FineTune(epochs=EPOCHS.get(name, 2), learning_rate=1e-4, seed=seed)
-        teacher = tune.compress(start, small)
+        teacher = bc.FineTune(epochs=epochs, learning_rate=1e-4, seed=seed).compress(start, small)
         bc.KDLSQ(**STUDENT, seed=seed).compress(teacher, small).save_pretrained(folder)
+        mark.write_text(made_with, encoding="utf-8")
     return bc.Model.from_pretrained(folder, task), task
 
 

@@ -114,7 +114,7 @@ def timed(sides: Mapping[str, Answer], shape: tuple[int, int], threads: int, rou
         "ms": {name: 1000 * each for name, each in medians.items()},
         "faster_than_torch_fp32": {name: ratios(speed[name], speed[BASELINE]) for name in sides if name != BASELINE},
         "best_peer": best,
-        "ours_faster_than_best_peer": {name: ratios(speed[name], speed[best]) for name in OURS},
+        "ours_faster_than_best_peer": {name: ratios(speed[name], speed[best]) for name in OURS if name in sides},
     }
     told = ", ".join(f"{name} {result['ms'][name]:.1f} ms" for name in sides)
     print(f"{shape}, {threads} thread{'s' * (threads > 1)}: {told}", flush=True)

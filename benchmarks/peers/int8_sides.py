@@ -23,6 +23,7 @@ import bertcompress as bc
 from bertcompress.evaluation.memory import peak_mib
 from bertcompress.export.graph import INPUTS
 from bertcompress.export.sessions import OnnxSession, OpenvinoSession
+from bertcompress.training.precision import native_bf16
 
 Batch = Mapping[str, npt.NDArray[np.int64]]
 Answer = Callable[[Batch], npt.NDArray[np.float32]]
@@ -119,6 +120,8 @@ SIDES: dict[str, Callable[[Path, int], Answer]] = {
     "ours_openvino": lambda folder, threads: OpenvinoSession(folder / "ours.xml", threads).run,
     "ours_openvino_bf16": lambda folder, threads: OpenvinoSession(folder / "ours.xml", threads, "bf16").run,
 }
+if not native_bf16("cpu"):
+    del SIDES["ours_openvino_bf16"]  # refused there
 FILES = {
     "torch_fp32": ["torch/model.safetensors"],
     "onnxruntime_dynamic_int8": ["dynamic.onnx"],

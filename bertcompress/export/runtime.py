@@ -86,9 +86,9 @@ class ExportedModel(Model):
 
     @property
     def runtime(self) -> str:
-        """What runs it, with its version."""
-        session = self.runtime_network.session()
-        return f"{session.name} {session.version}"
+        """What runs it, with its version, and the precision of its floats where that is not float32."""
+        session, precision = self.runtime_network.session(), self.runtime_network.precision
+        return f"{session.name} {session.version}" + ("" if precision == "fp32" else f" ({precision})")
 
     def kernels(self) -> dict[str, int]:
         """Return how often each kind of kernel is in the graph that is executed."""
@@ -156,8 +156,8 @@ def load(path: str | Path, task: Task | None = None, *, precision: str = "fp32")
     Args:
         path: of the file, or of a folder that holds one.
         task: what it was trained for; needed where a task's evaluation is.
-        precision: of the floats between integer products: "fp32", the model's own answers, or "bf16", which OpenVINO
-            computes faster in where the processor has it, with answers a little off.
+        precision: of the floats between integer products: "fp32", the model's own answers, or "bf16", in which OpenVINO
+            is mostly faster where the processor has it, with answers a little off.
 
     Raises:
         ConfigError: the name ends otherwise, the runtime is not installed, labels do not fit the task's, or the runtime
