@@ -77,7 +77,7 @@ def measure(name: str, seed: int, work: Path) -> dict[str, Any]:
     assert task.validation is not None
     predicted = student.predict(task.validation, max_length=128)
     assert predicted.labels is not None
-    kept = predicted.labels >= 0  # words behind the cut have none
+    kept = predicted.labels >= 0  # words that are hidden from the score have none
     expected = predicted.logits[kept]
     right = float((expected.argmax(-1) == predicted.labels[kept]).mean())
     result: dict[str, Any] = {"task": name, "seed": seed, "right": right}
