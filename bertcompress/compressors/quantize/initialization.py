@@ -40,7 +40,8 @@ def initial_step(values: Tensor, codes: CodeRange, method: str = "kl") -> Tensor
 
 def _max(values: Tensor, codes: CodeRange) -> Tensor:
     """The largest magnitude is the highest code."""
-    return values.abs().amax(-1) / codes.high
+    # without a table of magnitudes: a step that follows the largest one looks at the whole word table in every pass
+    return torch.maximum(values.amax(-1), -values.amin(-1)) / codes.high
 
 
 def _lsq(values: Tensor, codes: CodeRange) -> Tensor:
