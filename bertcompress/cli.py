@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bertcompress.config import RunConfig
+    from bertcompress.data.tasks import Task
+    from bertcompress.model import Model
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -190,6 +192,9 @@ def evaluate(
         str | None, typer.Option("--metrics", help="Of accuracy,loyalty,efficiency; default: all that can be had.")
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Default: test if its labels are known.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="fp32 or, for an OpenVINO file, bf16; only for exported files.")
+    ] = None,
 ) -> None:
     """Score a model on a task: accuracy, loyalty to its teacher, size and speed."""
     names = _names(metrics)  # before the slow imports
@@ -201,8 +206,21 @@ def evaluate(
     from bertcompress.model import Model
 
     baseline = Model.from_pretrained(teacher, loaded) if teacher else None
-    subject = Model.from_pretrained(model, loaded)
+    subject = _subject(model, loaded, precision)
     typer.echo(str(measure(subject, loaded, teacher=baseline, metrics=names or DEFAULT_METRICS, split=split)))
+
+
+def _subject(model: str, task: Task, precision: str | None) -> Model:
+    from bertcompress.export import runtime
+    from bertcompress.model import Model
+
+    if precision is None:
+        return Model.from_pretrained(model, task)
+    if not runtime.is_exported(model):
+        raise ConfigError(
+            f"--precision: got {precision!r} for {model}, which is not an exported file (.onnx, .xml); leave it out."
+        )
+    return runtime.load(model, task, precision=precision)
 
 
 @app.command()

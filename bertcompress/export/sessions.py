@@ -188,7 +188,7 @@ def open_session(path: Path, threads: int, precision: str = "fp32") -> Session:
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: exported models end in {' or '.join(SUFFIXES)}.")
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ConfigError(f"{path}: got precision={precision!r}, allowed are {' and '.join(PRECISIONS)}.")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file.")

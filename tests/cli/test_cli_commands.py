@@ -134,9 +134,9 @@ def test_an_unknown_task_is_refused_before_the_model_is_loaded() -> None:
     assert "did you mean 'tweets'?" in found.stderr
 
 
-def test_evaluate_scores_a_model_beside_its_teacher(
-    tmp_path: Path, letters_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def toy(tmp_path: Path, letters_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """A model saved as `model`, and a task `toy.yaml`, in the folder that the test works in."""
     monkeypatch.chdir(tmp_path)
     rows = [f"{'good' if number % 2 else 'bad'} thing {number},{number % 2}" for number in range(40)]
     (tmp_path / "toy.csv").write_text("\n".join(["text,label", *rows]))
@@ -146,13 +146,34 @@ def test_evaluate_scores_a_model_beside_its_teacher(
     spec = EncoderSpec(
         Embeddings(len(letters_tokenizer), 16, 64), uniform_layers(1, 16, 2, 32), Head("classification", 2)
     )
-    Model(build(spec, ["0", "1"]), letters_tokenizer, labels=["0", "1"]).save_pretrained(tmp_path / "model")
+    model = Model(build(spec, ["0", "1"]), letters_tokenizer, labels=["0", "1"])
+    model.save_pretrained(tmp_path / "model")
+    return model
+
+
+@pytest.mark.usefixtures("toy")
+def test_evaluate_scores_a_model_beside_its_teacher() -> None:
     arguments = ["evaluate", "model", "--task", "toy.yaml", "--teacher", "model", "--metrics", "accuracy,loyalty"]
     found = CliRunner().invoke(cli.app, arguments)
     assert found.exit_code == 0, found.stderr
     assert "toy (classification), split test, 40 examples" in found.stdout
     assert "label loyalty                 100.0" in found.stdout
     assert "latency" not in found.stdout
+
+
+def test_evaluate_runs_an_exported_file_in_the_precision_that_is_asked_for(toy: Model) -> None:
+    for runtime in ("openvino", "onnx", "onnxruntime"):
+        pytest.importorskip(runtime)
+    toy.export("model.xml")
+    toy.export("model.onnx")
+    arguments = ["--task", "toy.yaml", "--metrics", "accuracy", "--precision"]
+    found = CliRunner().invoke(cli.app, ["evaluate", "model.onnx", *arguments, "bf16"])
+    assert "allowed for ONNX Runtime is 'fp32'" in found.stderr
+    found = CliRunner().invoke(cli.app, ["evaluate", "model", *arguments, "bf16"])
+    assert "--precision: got 'bf16' for model, which is not an exported file" in found.stderr
+    assert found.exit_code == 2
+    found = CliRunner().invoke(cli.app, ["evaluate", "model.xml", *arguments, "fp32"])
+    assert "40 examples" in found.stdout, found.stderr
 
 
 def test_schema_prints_json() -> None:

@@ -295,6 +295,8 @@ def test_a_precision_that_there_is_not_is_refused(letters_tokenizer, tmp_path, m
         model.export(tmp_path / f"m{suffix}")
     with pytest.raises(ConfigError, match=r"precision='fp16', allowed are fp32 and bf16"):
         bc.runtime.load(tmp_path / "m.xml", precision="fp16")
+    with pytest.raises(ConfigError, match=r"precision=\['bf16'\], allowed are"):
+        bc.runtime.load(tmp_path / "m.xml", precision=["bf16"])
     with pytest.raises(ConfigError, match=r"allowed for ONNX Runtime is 'fp32'; export to OpenVINO"):
         bc.runtime.load(tmp_path / "m.onnx", precision="bf16")
     monkeypatch.setitem(sessions.PRECISIONS, "bf16", "f32")  # what a processor without it makes of the wish
