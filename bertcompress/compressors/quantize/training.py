@@ -127,6 +127,7 @@ class QuantizedTraining(Distillation):
             DataError: teacher and student order their labels differently.
         """
         from bertcompress.compressors.fitting import fit, step_of
+        from bertcompress.compressors.quantize.drift import drift, log_drift, step_sizes
         from bertcompress.compressors.quantize.learned import prepare, quantized_state
         from bertcompress.compressors.quantize.weights import quantized_names
         from bertcompress.encoder.network import build
@@ -137,6 +138,7 @@ class QuantizedTraining(Distillation):
         learner, settings = self._learner(model), self.fitted(model.spec, source.spec, task.kind)
         prepare(learner.network, spec, self.begins_by(), self.weight_gradient, learned=self.learned)
         calibrate(learner, task, self.seed, self.max_length, self.batch_size, self.begins_by())
+        begun = step_sizes(learner.network)
         result = fit(
             self.method,
             learner,
@@ -148,9 +150,15 @@ class QuantizedTraining(Distillation):
             context=context,
             factors=self.factors(),
         )
+        moved = drift(begun, step_sizes(learner.network))
+        log_drift(context.label if context else self.method, moved)
         network = build(spec, model.labels)
         network.load_state_dict(quantized_state(learner.network, spec))
-        facts = {"quantized": quantized_names(spec), "objective": settings.objective_weights(task.kind)}
+        facts = {
+            "quantized": quantized_names(spec),
+            "objective": settings.objective_weights(task.kind),
+            "step_size_drift": moved,
+        }
         done = model.after(step_of(self, result, facts), network=network, task=task)
         done.null_threshold = learner.null_threshold
         return done

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from bertcompress.compressors import KDLSQ, Distill
+from bertcompress.compressors.quantize.drift import drift, log_drift, step_sizes
+from bertcompress.compressors.quantize.learned import LearnedLinear
 from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import (
     Attention,
@@ -17,6 +19,7 @@ from bertcompress.encoder.spec import (
     SeparableConvolution,
     uniform_layers,
 )
+from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import ConfigError
 from bertcompress.pipeline.chain import objective_of
 from bertcompress.training.optimizers import build_optimizer, set_learning_rate
@@ -82,13 +85,19 @@ def test_heads_that_differ_are_refused_in_the_plan_with_the_remedy(task):
 
 def test_steps_learn_at_their_own_rates(model, task):
     """The file's steps differ from those that training began with, and a rate of 0 leaves them there."""
+    rates = ((0.0, 0.0), (1e-2, 0.0), (0.0, 1e-2))
     trained = [
-        KDLSQ(**QUICK, weight_bits=4, weight_step_rate=weights, activation_step_rate=activations, own_teacher=True)
-        .compress(model, task)
-        .network.state_dict()
-        for weights, activations in ((0.0, 0.0), (1e-2, 0.0), (0.0, 1e-2))
+        KDLSQ(
+            **QUICK, weight_bits=4, weight_step_rate=weights, activation_step_rate=activations, own_teacher=True
+        ).compress(model, task)
+        for weights, activations in rates
     ]
-    frozen, weights, activations = trained
+    for (of_weights, of_activations), done in zip(rates, trained, strict=True):
+        drift = done.history[-1].facts["step_size_drift"]
+        moved = {kind: (each["least"], each["most"]) != (1.0, 1.0) for kind, each in drift.items()}
+        assert moved == {"weights": of_weights > 0, "tables": of_weights > 0, "activations": of_activations > 0}
+        assert all(each["smallest"] > 0 for each in drift.values())
+    frozen, weights, activations = (done.network.state_dict() for done in trained)
     steps = [name for name in frozen if name.endswith(".step") and ".sites." not in name]
     inputs = [name for name in frozen if name.endswith(("input_step", "sites.step"))]
     assert steps
@@ -99,6 +108,27 @@ def test_steps_learn_at_their_own_rates(model, task):
     for name in inputs:
         assert torch.equal(frozen[name], weights[name]), name
         assert not torch.equal(frozen[name], activations[name]), name
+
+
+def test_drift_is_the_ratio_of_a_step_to_what_it_was(caplog):
+    network = torch.nn.Module()
+    network.a = LearnedLinear(torch.nn.Linear(4, 3), Quantization(weight_steps="tensor"), 3, 1, "ste")
+    before = step_sizes(network)
+    with torch.no_grad():
+        network.a.weight_step.log_step += torch.tensor([0.5, 1.0, 2.0]).log()
+        network.a.input_steps[0].log_step -= torch.tensor(4.0).log()
+    found = drift(before, step_sizes(network))
+    smallest = float(network.a.weight_step.step.detach().min())
+    assert found == {
+        "weights": pytest.approx({"median": 1.0, "least": 0.5, "most": 2.0, "smallest": smallest}),
+        "activations": pytest.approx({"median": 0.25, "least": 0.25, "most": 0.25, "smallest": 0.25}),
+    }
+    with caplog.at_level("INFO"):
+        log_drift("mine", found)
+    assert caplog.messages == [
+        "mine: step sizes over those of the calibration, median (least to most): weights 1.00 (0.50 to 2.00), "
+        "activations 0.25 (0.25 to 0.25)"
+    ]
 
 
 def test_factors_are_of_the_groups_that_names_say():
