@@ -124,7 +124,7 @@ class QuantizedTable(nn.Module):
         kept = torch.int8 if bits == 8 else torch.uint8
         self.register_buffer(self.stored_as, torch.zeros(rows, packed_size(columns, bits), dtype=kept))
         self.register_buffer("step", torch.ones(steps))
-        self._made: dict[str, tuple[Tensor, tuple[int, int], Tensor]] = {}
+        self._made: dict[str, tuple[tuple[Tensor, ...], tuple[tuple[int, int], ...], Tensor]] = {}
 
     @property
     def stored_as(self) -> str:
@@ -146,20 +146,29 @@ class QuantizedTable(nn.Module):
 
     def whole(self) -> Tensor:
         """Return all codes, (rows, columns) int8; unpacked once, and again where the stored ones have changed."""
-        if self.bits == 8:
-            return self.stored
-        return self._once("codes", lambda: unpack(self.stored, self.bits, self.low, self.columns))
+        return self.stored if self.bits == 8 else self._once("codes", self._unpacked)
+
+    def floats(self) -> Tensor:
+        """Return codes times steps, (rows, columns); found once, as codes are unpacked: four bytes of memory each.
+
+        Found anew in each pass, they took longer than the product, and weights of few bits were slower than floats.
+        """
+        return self._once("floats", lambda: self._unpacked().float().mul_(self.row_steps().unsqueeze(-1)))
 
     def sums(self) -> Tensor:
         """Return the sum of each row of codes, (rows,) float; found once, as codes are unpacked."""
         return self._once("sums", lambda: self.whole().sum(-1, dtype=torch.int32).float())
 
+    def _unpacked(self) -> Tensor:
+        return self.stored if self.bits == 8 else unpack(self.stored, self.bits, self.low, self.columns)
+
     def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
-        stored = self.stored
-        mark = (stored.data_ptr(), 0 if stored.is_inference() else stored._version)
+        source = (self.stored, self.step)
+        mark = tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in source)
         made = self._made.get(name)
-        if made is None or made[0] is not stored or made[1] != mark:
-            made = self._made[name] = (stored, mark, make())
+        if made is None or any(a is not b for a, b in zip(made[0], source, strict=True)) or made[1] != mark:
+            with torch.inference_mode(False):  # what is made there could not be kept for a gradient
+                made = self._made[name] = (source, mark, make())
         return made[2]
 
     def row_steps(self) -> Tensor:
@@ -169,7 +178,7 @@ class QuantizedTable(nn.Module):
     def times(self, inputs: Tensor, bias: Tensor) -> Tensor:
         """Return inputs @ weights.T + bias; inputs (..., columns), result (..., rows)."""
         if self.activation_bits == WHOLE:
-            return product(inputs.float(), self.whole().float() * self.row_steps().unsqueeze(-1), bias)
+            return product(inputs.float(), self.floats(), bias)
         return int8_linear(inputs, self.whole(), self.row_steps(), bias, code_range(self.activation_bits).high)
 
     def __getstate__(self) -> dict[str, object]:

@@ -190,6 +190,32 @@ def test_codes_are_unpacked_again_when_they_change():
         assert torch.allclose(made_there(inputs), torch.full((1, 4), -24.0))
 
 
+@pytest.mark.parametrize("bits", [1.58, 2, 4, 8])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_weights_that_are_multiplied_as_floats_are_found_once_and_again_when_they_change(bits, steps):
+    module = QuantizedLinear(8, 4, bits, steps, activation_bits=32)
+    module.stored.fill_(3)
+    inputs = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def check():
+        expected = inputs.double() @ (module.whole().double() * module.row_steps().unsqueeze(-1)).T
+        assert torch.allclose(module(inputs).double(), expected, atol=1e-5)
+
+    with torch.inference_mode():
+        module(inputs)
+    check()
+    module(inputs).sum().backward()  # what was made for inference serves a gradient as well
+    assert inputs.grad.abs().sum() > 0
+    assert module.floats() is module.floats()
+    assert set(module._made) <= {"floats", "codes"}
+    module.step.mul_(2)
+    check()
+    module.stored.fill_(5)
+    check()
+    module.load_state_dict({**module.state_dict(), "step": torch.full((steps,), 0.5)})
+    check()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
