@@ -17,6 +17,7 @@ import torch
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import Features, featurize
 from bertcompress.data.sources import resolve_model
+from bertcompress.drafts import in_one_piece
 from bertcompress.encoder.checkpoints import checkpoint_folder, read_config
 from bertcompress.encoder.convert import OUTPUT_LAYERS, default_pooler, from_chain, load_chain
 from bertcompress.encoder.network import ChainPreTrainedModel, build
@@ -219,16 +220,19 @@ class Model:
         return Model(new.network.eval(), self.tokenizer, task, self.history, tuple(task.labels))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Save network, tokenizer and history to a folder that `from_pretrained` and transformers can load."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.network.save_pretrained(folder)
-        forget_last_call(self.tokenizer)
-        self.tokenizer.save_pretrained(folder)
+        """Save network, tokenizer and history to a folder that `from_pretrained` and transformers can load.
+
+        Raises:
+            CheckpointError: it cannot be written to; a model that was there before is unchanged.
+        """
         steps = [dataclasses.asdict(step) for step in self.history]
         saved = {"labels": list(self.labels), "null_threshold": self.null_threshold, "steps": steps}
         text = json.dumps(saved, indent=1, default=str)
-        (folder / HISTORY).write_text(text + "\n", encoding="utf-8")
+        with in_one_piece(Path(folder), f"{folder}: the model") as draft:
+            self.network.save_pretrained(draft)
+            forget_last_call(self.tokenizer)
+            self.tokenizer.save_pretrained(draft)
+            (draft / HISTORY).write_text(text + "\n", encoding="utf-8")
         logger.info("saved %s: %.2f MiB of weights", folder, self.size_in_bytes() / 2**20)
         if self.spec.quantization is not None:
             logger.info("what is stored in few bits:\n%s", self.storage_table())

@@ -172,11 +172,18 @@ def export_openvino(network: ChainPreTrainedModel, path: Path, facts: dict[str, 
     result = graph.ops.result(write(graph, network, (inputs[0], inputs[1], inputs[2])))
     result.output(0).tensor.names = {"logits"}
     model = openvino.Model([result], inputs, "bertcompress")
-    openvino.save_model(model, path, compress_to_fp16=False)
+    _save(model, path)
     # Written once more: the seal stands in the first file, and is of the second, which has to be there.
     for name, value in sealed(facts, path.with_suffix(".bin").read_bytes()).items():
         model.set_rt_info(value, [FACTS, name])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    _save(model, path)
+
+
+def _save(model: Any, path: Path) -> None:
+    try:
+        require("openvino", "openvino").save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # a full disk, for one, has no error of its own there
+        raise OSError(f"OpenVINO says '{error}'") from error
 
 
 def checked_bytes(path: Path, facts: dict[str, str]) -> bytes:

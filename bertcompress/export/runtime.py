@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from bertcompress.drafts import in_one_piece
 from bertcompress.encoder.chain import ChainOutput, ChainPreTrainedModel
 from bertcompress.encoder.network import TaskOutput
 from bertcompress.encoder.spec import EncoderSpec
@@ -107,10 +108,14 @@ class ExportedModel(Model):
         return sum(file.stat().st_size for file in self.files())
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy its files."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in self.files():
-            shutil.copy2(file, Path(folder) / file.name)
+        """Copy its files.
+
+        Raises:
+            CheckpointError: the folder cannot be written to.
+        """
+        with in_one_piece(Path(folder), f"{folder}: the exported model") as draft:
+            for file in self.files():
+                shutil.copy2(file, draft / file.name)
 
     def state(self) -> dict[str, Tensor]:
         """Refuse: an exported network has no weights to change."""

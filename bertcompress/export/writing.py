@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bertcompress.drafts import in_one_piece
 from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.logits import task_logits
 from bertcompress.encoder.quantized import QuantizedLinear
-from bertcompress.errors import CheckpointError, ConfigError
+from bertcompress.errors import ConfigError
 from bertcompress.export.graph import POOLED, check_head
 from bertcompress.export.installed import require
 from bertcompress.export.onnx import export_onnx
@@ -111,25 +110,11 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
         raise ConfigError(f"export: the file is {path}, its name has to end in {wanted}.")
     target = SUFFIXES[path.suffix]
     check(model.spec, target)
-    try:
-        _write(model, path, target)
-    except OSError as error:
-        raise CheckpointError(
-            f"export: {path} cannot be written: {error.strerror or error}; a file that was there before is unchanged. "
-            "Give another place, or free some space."
-        ) from error
+    with in_one_piece(path.parent, f"export: {path}") as draft:
+        WRITERS[target](model.network, draft / path.name, facts_of(model))
     found = _checked(model, load(path, model.task), target)
     logger.info("exported %s", found)
     return found
-
-
-def _write(model: Model, path: Path, target: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place first: an interruption, or a full disk, leaves an older file whole.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        WRITERS[target](model.network, Path(folder) / path.name, facts_of(model))
-        for file in sorted(Path(folder).iterdir()):  # the weights before the graph that is of them
-            os.replace(file, path.parent / file.name)
 
 
 def _checked(model: Model, exported: ExportedModel, target: str) -> Export:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from bertcompress.encoder.integrity import sha256
-from bertcompress.errors import RunError
+from bertcompress.errors import CheckpointError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class RunFolder:
             ) from error
         try:
             yield
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, CheckpointError) as error:
             if not _disk_is_full(error):
                 raise
             raise RunError(
@@ -175,10 +175,11 @@ def _unsealed(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def _disk_is_full(error: Exception) -> bool:
+def _disk_is_full(error: BaseException) -> bool:
     # safetensors writes in Rust and keeps only the text of the system's error.
     full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(f"os error {number})" in str(error) for number in full)
+    here = getattr(error, "errno", None) in full or any(f"os error {number})" in str(error) for number in full)
+    return here or (error.__cause__ is not None and _disk_is_full(error.__cause__))
 
 
 def _to_disk(path: Path) -> None:

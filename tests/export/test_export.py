@@ -329,19 +329,30 @@ def test_damage_is_refused(to, letters_tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("to", SUFFIXES)
-def test_an_older_file_stays_whole_where_writing_fails(to, letters_tokenizer, tmp_path, monkeypatch):
+def test_an_older_file_stays_whole_where_the_disk_takes_no_more(to, letters_tokenizer, tmp_path, longest_file):
     path = tmp_path / f"m{SUFFIXES[to]}"
     make_model(letters_tokenizer).export(path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-
-    def full(network, place, facts):
-        place.write_bytes(b"half a fi")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setitem(writing.WRITERS, to, full)
-    with pytest.raises(CheckpointError, match="cannot be written: No space left on device; a file that was there"):
+    with (
+        longest_file(min(map(len, before.values())) // 2),
+        pytest.raises(CheckpointError, match=r"export: .* cannot be written: .*; what was there before is unchanged"),
+    ):
         make_model(letters_tokenizer, "tagging").export(path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("to", SUFFIXES)
+def test_an_exported_model_is_copied_whole_or_not_at_all(to, letters_tokenizer, tmp_path, longest_file):
+    path = tmp_path / f"m{SUFFIXES[to]}"
+    make_model(letters_tokenizer).export(path)
+    loaded = bc.runtime.load(path)
+    with longest_file(1000), pytest.raises(CheckpointError, match="the exported model cannot be written"):
+        loaded.save_pretrained(tmp_path / "copy")
+    assert list((tmp_path / "copy").iterdir()) == []
+    for _ in range(2):  # over itself as well
+        loaded.save_pretrained(tmp_path / "copy")
+    assert {file.name for file in (tmp_path / "copy").iterdir()} == {file.name for file in loaded.files()}
+    bc.runtime.load(tmp_path / "copy").save_pretrained(tmp_path / "copy")
 
 
 def test_a_run_can_export_to_all_that_there_is():

@@ -151,6 +151,24 @@ def test_what_was_tokenized_leaves_no_trace_in_a_saved_model(letters_tokenizer, 
         assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes(), path.name
 
 
+def test_a_saved_model_stays_whole_where_the_disk_takes_no_more(letters_tokenizer, tmp_path, longest_file):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 8), Head())
+    place = tmp_path / "model"
+    Model.from_spec(spec, letters_tokenizer).save_pretrained(place)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    with (
+        longest_file(len(before["model.safetensors"]) - 1),
+        pytest.raises(
+            CheckpointError, match=r"model: the model cannot be written: .*before is unchanged"
+        ),
+    ):
+        Model.from_spec(spec, letters_tokenizer, seed=1).save_pretrained(place)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    Model.from_spec(spec, letters_tokenizer, seed=1).save_pretrained(place)
+    assert (place / "model.safetensors").read_bytes() != before["model.safetensors"]
+    assert {path.name for path in place.iterdir()} == before.keys()
+
+
 @pytest.mark.parametrize(
     "head", [Head("none"), Head("none", 0, "tanh"), Head("classification", 2, "tanh"), Head("masked_lm")]
 )

@@ -16,7 +16,7 @@ import pytest
 from safetensors import SafetensorError
 
 from bertcompress import runs
-from bertcompress.errors import RunError
+from bertcompress.errors import CheckpointError, RunError
 from bertcompress.model import Model
 from bertcompress.pipeline import run as run_module
 from bertcompress.training import checkpoint
@@ -181,10 +181,12 @@ def test_a_step_is_never_half_there(place_in_complete, fresh_place, finished_pla
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),
     SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    CheckpointError("the model cannot be written"),
 ]
+FULL[-1].__cause__ = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("error", FULL, ids=["python", "safetensors"])
+@pytest.mark.parametrize("error", FULL, ids=["python", "safetensors", "ours"])
 def test_a_full_disk_is_told_and_costs_no_finished_step(error, fresh_place, finished_place, monkeypatch):
     def full(self, folder):
         if STEPS[1] in str(folder):
