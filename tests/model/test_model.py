@@ -158,9 +158,7 @@ def test_a_saved_model_stays_whole_where_the_disk_takes_no_more(letters_tokenize
     before = {path.name: path.read_bytes() for path in place.iterdir()}
     with (
         longest_file(len(before["model.safetensors"]) - 1),
-        pytest.raises(
-            CheckpointError, match=r"model: the model cannot be written: .*before is unchanged"
-        ),
+        pytest.raises(CheckpointError, match=r"model: the model cannot be written: .*before is unchanged"),
     ):
         Model.from_spec(spec, letters_tokenizer, seed=1).save_pretrained(place)
     assert {path.name: path.read_bytes() for path in place.iterdir()} == before
