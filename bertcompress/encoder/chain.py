@@ -144,11 +144,18 @@ class ChainPreTrainedModel(PreTrainedModel):
 
         Raises:
             CheckpointError: a weight file is missing, damaged or truncated, or the format is newer than the library.
+            ConfigError: another type than float32 is asked for, and the network is quantized.
         """
         integrity.verify(Path(str(pretrained_model_name_or_path)))
         with _without_progress_bars():
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        _own_memory(loaded[0] if isinstance(loaded, tuple) else loaded)
+        network = loaded[0] if isinstance(loaded, tuple) else loaded
+        if network.spec.quantization is not None and network.dtype != torch.float32:
+            raise ConfigError(
+                f"{pretrained_model_name_or_path} is quantized: its step sizes are float32; got dtype={network.dtype}, "
+                "leave dtype out. Memory is saved by its codes already."
+            )
+        _own_memory(network)
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -190,7 +197,6 @@ class ChainModel(ChainPreTrainedModel):
             pads. Training sets it on a CPU, unless the objective reads what stands there.
     """
 
-    base_model_prefix = ""
     skip_pads = False
 
     def __init__(self, config: ChainConfig) -> None:

@@ -138,11 +138,9 @@ class QuantizedTable(nn.Module):
         return found
 
     def reset_parameters(self) -> None:
-        """Set all codes to the lowest, and all steps to one."""
-        nn.init.zeros_(self.stored)
+        """Set what is stored to zero, packed codes thereby to the lowest, and steps and factors to one."""
         for name, buffer in self.named_buffers(recurse=False):
-            if name.endswith(("step", "factor")):
-                nn.init.ones_(buffer)
+            (nn.init.ones_ if name.endswith(("step", "factor")) else nn.init.zeros_)(buffer)
 
     def whole(self) -> Tensor:
         """Return all codes, (rows, columns) int8; unpacked once, and again where the stored ones have changed."""

@@ -11,10 +11,10 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from bertcompress.encoder.network import ChainForSequenceClassification, ChainModel, build, chain_config
-from bertcompress.encoder.quantized import LEVELS
+from bertcompress.encoder.quantized import LEVELS, QuantizedLinear
 from bertcompress.encoder.spec import (
     Attention,
     Embeddings,
@@ -117,6 +117,39 @@ def test_saved_models_say_the_same_in_a_fresh_process(tmp_path):
             said = load_file(tmp_path / folder / f"said-{way}")
             assert said.keys() == outputs.keys()
             assert all(torch.equal(said[name], outputs[name]) for name in said), (folder, way)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("quantization", ["float", "int8", "stored-steps", "2-bit-rows"])
+def test_the_encoder_of_a_task_is_loaded_alone_with_its_weights(head, quantization, tmp_path):
+    network = make_network(head, QUANTIZATIONS[quantization])
+    network.save_pretrained(tmp_path)
+    inputs = {"input_ids": torch.randint(0, 33, (3, 9), generator=torch.Generator().manual_seed(1))}
+    with torch.no_grad():
+        expected = getattr(network, "encoder", network)(**inputs).last_hidden_state
+        for load in (AutoModel.from_pretrained, ChainModel.from_pretrained):
+            assert torch.equal(load(tmp_path)(**inputs).last_hidden_state, expected)
+
+
+def test_what_a_checkpoint_lacks_begins_with_numbers():
+    """Transformers allocates it without setting it, and calls this."""
+    module = QuantizedLinear(6, 4, 3, input_steps=1, input_offset=True, input_factors=True)
+    with torch.no_grad():
+        for buffer in module.buffers():
+            buffer.fill_(7)
+    module.reset_parameters()
+    found = {name: set(buffer.flatten().tolist()) for name, buffer in module.named_buffers()}
+    ones = {name: {1.0} for name in ("step", "input_step", "input_factor")}
+    assert found == {"packed": {0}, "bias": {0.0}, "input_offset": {0.0}, **ones}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_quantized_network_in_another_type_is_refused(dtype, tmp_path):
+    make_network(quantization=QUANTIZATIONS["int8"]).save_pretrained(tmp_path)
+    for load in (ChainForSequenceClassification.from_pretrained, AutoModelForSequenceClassification.from_pretrained):
+        with pytest.raises(ConfigError, match=rf"is quantized: .* got dtype={dtype}, leave dtype out"):
+            load(tmp_path, dtype=dtype)
+        assert load(tmp_path, dtype="auto").dtype == torch.float32
 
 
 @pytest.fixture
