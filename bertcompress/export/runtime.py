@@ -78,12 +78,12 @@ class ExportedModel(Model):
         super().__init__(
             cast(ChainPreTrainedModel, network),
             tokenizer_in(facts, network.spec.embeddings.vocab_size),
-            None,
+            task,
             (),
             json.loads(facts["labels"]),
             json.loads(facts["null_threshold"]),
         )
-        self.path, self.runtime_network, self.task = path, network, task
+        self.path, self.runtime_network = path, network
 
     @property
     def runtime(self) -> str:

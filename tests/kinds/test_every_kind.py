@@ -190,6 +190,20 @@ def test_where_every_question_has_an_answer_none_is_withheld(letters_tokenizer, 
     assert bc.FineTune(**SHORT).compress(model, easy).null_threshold is None
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_exported_files_withhold_answers_as_the_model_does(suffix, letters_tokenizer, tmp_path):
+    hard, easy = make_task("unanswerable"), make_task("question_answering")
+    model, path = make_model(hard, letters_tokenizer), tmp_path / f"m{suffix}"
+    for threshold in (-100.0, 100.0, None):
+        model.null_threshold = threshold
+        model.save_pretrained(tmp_path / "saved")
+        model.export(path)
+        for task in (hard, easy, None):
+            saved, exported = Model.from_pretrained(tmp_path / "saved", task), bc.runtime.load(path, task)
+            assert exported.null_threshold == saved.null_threshold
+            assert exported.predict(hard.test).answer_texts() == saved.predict(hard.test).answer_texts()
+
+
 def test_a_threshold_chosen_on_what_is_scored_is_noted(letters_tokenizer):
     task = make_task("unanswerable")
     model = make_model(task, letters_tokenizer)
