@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WHOLE_BYTES = (CodeRange(-127, 127), CodeRange(0, 255))
 FACTS = "bertcompress"  # where a file keeps what is no graph
+GRAPH_ENDS = b"</edges>"  # in the text of a file; the facts come behind it
 TOKEN_STEPS = (
     "export: the model rounds each token with a step of its own (activation_steps='token'), which OpenVINO has no "
     "operator for; quantize with activation_steps='tensor' (stored steps), or export to ONNX."
@@ -173,8 +174,8 @@ def export_openvino(network: ChainPreTrainedModel, path: Path, facts: dict[str, 
     result.output(0).tensor.names = {"logits"}
     model = openvino.Model([result], inputs, "bertcompress")
     _save(model, path)
-    # Written once more: the seal stands in the first file, and is of the second, which has to be there.
-    for name, value in sealed(facts, path.with_suffix(".bin").read_bytes()).items():
+    # Written once more: the seal stands in the first file, and is of both as they are then.
+    for name, value in sealed(facts, checked_bytes(path, facts)).items():
         model.set_rt_info(value, [FACTS, name])
     _save(model, path)
 
@@ -187,5 +188,6 @@ def _save(model: Any, path: Path) -> None:
 
 
 def checked_bytes(path: Path, facts: dict[str, str]) -> bytes:
-    """Return the bytes that a file's seal is of."""
-    return path.with_suffix(".bin").read_bytes()
+    """Return the bytes that a file's seal is of: the weights, and the graph up to where the facts begin."""
+    graph, end, _ = path.read_bytes().partition(GRAPH_ENDS)
+    return path.with_suffix(".bin").read_bytes() + graph + end

@@ -15,9 +15,9 @@ from bertcompress.drafts import in_one_piece
 from bertcompress.encoder.chain import ChainOutput, ChainPreTrainedModel
 from bertcompress.encoder.network import TaskOutput
 from bertcompress.encoder.spec import EncoderSpec
-from bertcompress.errors import ConfigError
+from bertcompress.errors import CheckpointError, ConfigError
 from bertcompress.export import onnx, openvino
-from bertcompress.export.seal import SEALED_BYTES, check_seal, spec_in, tokenizer_in
+from bertcompress.export.seal import check_seal, spec_in, tokenizer_in
 from bertcompress.export.sessions import SUFFIXES, Session, open_session
 from bertcompress.model import Model
 
@@ -171,9 +171,12 @@ def load(path: str | Path, task: Task | None = None, *, precision: str = "fp32")
     """
     path = file_in(Path(path))
     threads = torch.get_num_threads()
-    session = open_session(path, threads, precision)
-    facts = session.facts()
-    check_seal(path, facts, CHECKED[SUFFIXES[path.suffix]](path, facts) if SEALED_BYTES in facts else b"")
+    try:
+        session = open_session(path, threads, precision)
+        facts = session.facts()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); export the model again.") from error
+    check_seal(path, facts, lambda: CHECKED[SUFFIXES[path.suffix]](path, facts))
     model = ExportedModel(path, RuntimeNetwork(path, spec_in(facts), (threads, session), precision), facts, task)
     if task is not None and task.labels and model.labels and tuple(task.labels) != model.labels:
         raise ConfigError(

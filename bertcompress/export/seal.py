@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bertcompress.model import Model
 
-FORMAT = 1
+FORMAT = 2  # since 2, the graph of OpenVINO's files is sealed as well
 SEALED_BYTES = "sealed_bytes"
 _WEIGHTS, _FACTS = "weights_sha256", "facts_sha256"
 
@@ -47,8 +47,13 @@ def sealed(facts: Mapping[str, str], body: bytes) -> dict[str, str]:
     return {**whole, _FACTS: _digest(whole)}
 
 
-def check_seal(path: Path, facts: Mapping[str, str], body: bytes) -> None:
+def check_seal(path: Path, facts: Mapping[str, str], body: Callable[[], bytes]) -> None:
     """Refuse a file that is damaged, or none of this library's.
+
+    Args:
+        path: of the file.
+        facts: that it keeps.
+        body: returns its other bytes; called once the facts are known to be whole.
 
     Raises:
         CheckpointError: says which.
@@ -59,13 +64,14 @@ def check_seal(path: Path, facts: Mapping[str, str], body: bytes) -> None:
         )
     if facts[_FACTS] != _digest({name: value for name, value in facts.items() if name != _FACTS}):
         raise CheckpointError(f"{path}: its description is damaged; export the model again.")
-    if facts[_WEIGHTS] != hashlib.sha256(body).hexdigest():
-        raise CheckpointError(f"{path}: its weights are damaged (checksum differs); export the model again.")
-    if json.loads(facts["format"]) > FORMAT:
+    written = json.loads(facts["format"])
+    if written != FORMAT:
+        remedy = "pip install -U bertcompress" if written > FORMAT else "export the model again"
         raise CheckpointError(
-            f"{path}: format {facts['format']} is newer than what bertcompress {__version__} reads ({FORMAT}); "
-            "pip install -U bertcompress."
+            f"{path}: has format {written}, bertcompress {__version__} reads format {FORMAT}; {remedy}."
         )
+    if facts[_WEIGHTS] != hashlib.sha256(body()).hexdigest():
+        raise CheckpointError(f"{path}: its graph or weights are damaged (checksum differs); export the model again.")
 
 
 def spec_in(facts: Mapping[str, str]) -> EncoderSpec:

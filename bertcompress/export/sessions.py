@@ -147,7 +147,8 @@ class OpenvinoSession:
         """Return what the file keeps beside the graph."""
         if not self._model.has_rt_info([FACTS]):
             return {}
-        return {name: str(fact.value) for name, fact in self._model.get_rt_info([FACTS]).astype(dict).items()}
+        facts = self._model.get_rt_info([FACTS]).astype(dict)
+        return {name: str(fact.value) for name, fact in facts.items() if hasattr(fact, "value")}  # else it is damaged
 
     def run(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Return the logits of a batch."""

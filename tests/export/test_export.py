@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -33,7 +35,7 @@ from bertcompress.encoder.spec import (
 from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import CheckpointError, ConfigError
 from bertcompress.export import openvino as openvino_graph
-from bertcompress.export import runtime, sessions, writing
+from bertcompress.export import runtime, seal, sessions, writing
 from bertcompress.export.graph import INPUTS, Codes, Inputs
 from bertcompress.export.writing import rounded_maps
 from bertcompress.model import Model
@@ -314,7 +316,7 @@ def test_damage_is_refused(to, letters_tokenizer, tmp_path):
     word = model.network.encoder.embeddings.word.codes.numpy().tobytes()
     place = whole.index(word[:40]) + 7  # in the middle of a table
     weights.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-    with pytest.raises(CheckpointError, match="weights are damaged"):
+    with pytest.raises(CheckpointError, match="graph or weights are damaged"):
         bc.runtime.load(path)
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=str(path)):
@@ -326,6 +328,38 @@ def test_damage_is_refused(to, letters_tokenizer, tmp_path):
         bc.runtime.load(path)
     path.write_bytes(text)
     assert bc.runtime.load(path).labels == ("sad", "calm", "glad")
+
+
+@pytest.mark.parametrize("to", SUFFIXES)
+def test_a_flipped_bit_is_refused_or_changes_nothing(to, letters_tokenizer, tmp_path):
+    """Also in the text of OpenVINO's graph, where a digit of a place is another weight."""
+    path = tmp_path / f"m{SUFFIXES[to]}"
+    make_model(letters_tokenizer, quantization=QUANTIZATIONS["int8"]).export(path)
+    batch, text, chosen = batch_of(letters_tokenizer), path.read_bytes(), random.Random(0)
+    expected = said(bc.runtime.load(path), batch)
+    digits = [found.start(1) for found in re.finditer(rb'(?:offset|from-layer|levels)="\d*(\d)"', text)]
+    places = [chosen.randrange(len(text)) for _ in range(40)] + (chosen.sample(digits, 20) if digits else [])
+    refused = 0
+    for place in places:
+        bit = 1 << chosen.randrange(3 if place in digits else 8)
+        path.write_bytes(text[:place] + bytes([text[place] ^ bit]) + text[place + 1 :])
+        try:
+            loaded = bc.runtime.load(path)
+        except CheckpointError:
+            refused += 1
+        else:
+            assert place not in digits
+            assert torch.equal(said(loaded, batch), expected), place
+    assert refused > len(places) - 10
+
+
+def test_a_file_of_another_format_is_refused_with_the_remedy(letters_tokenizer, tmp_path, monkeypatch):
+    for number, remedy in ((seal.FORMAT - 1, "export the model again"), (seal.FORMAT + 1, "pip install -U")):
+        with monkeypatch.context() as patch:
+            patch.setattr(seal, "FORMAT", number)
+            make_model(letters_tokenizer).export(tmp_path / "m.onnx")
+        with pytest.raises(CheckpointError, match=rf"has format {number}, .* reads format {seal.FORMAT}; {remedy}"):
+            bc.runtime.load(tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("to", SUFFIXES)
