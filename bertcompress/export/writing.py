@@ -14,7 +14,7 @@ from bertcompress.drafts import in_one_piece
 from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.logits import task_logits
 from bertcompress.encoder.quantized import QuantizedLinear
-from bertcompress.errors import ConfigError
+from bertcompress.errors import CheckpointError, ConfigError
 from bertcompress.export.graph import POOLED, check_head
 from bertcompress.export.installed import require
 from bertcompress.export.onnx import export_onnx
@@ -32,6 +32,9 @@ WRITERS = {"onnx": export_onnx, "openvino": export_openvino}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # as a run calls them
 ROWS, LENGTH = 8, 32  # of the random examples that are compared
+# A file is not the model where the mean difference of logits exceeds this share of their spread; integer files of real
+# models are some hundredths apart. Where logits do not spread, floats are this share of the largest apart at most.
+UNLIKE, ROUNDING = 0.5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class Export:
         kernels: how often each kind of kernel is executed.
         largest_difference: of the logits on random examples, from the model's own.
         spread: standard deviation of these logits, to hold the difference against.
-        same_answers: share of these examples, or tokens, with the same largest logit.
+        same_answers: share of these examples, tokens, or starts and ends of spans with the same answer; None where
+            answers are numbers.
     """
 
     path: Path
@@ -58,15 +62,15 @@ class Export:
     kernels: dict[str, int]
     largest_difference: float
     spread: float
-    same_answers: float
+    same_answers: float | None
 
     def __str__(self) -> str:
         """Say it in a line."""
         integers = f"{self.integer_products} integer products" if self.integer_products else "no integer products"
+        same = "" if self.same_answers is None else f", {self.same_answers:.1%} have the same answer"
         return (
             f"{self.path} ({self.runtime}): {self.size_in_bytes / 2**20:.1f} MiB, {integers}; on random examples "
-            f"logits differ by at most {self.largest_difference:.2g} (they spread by {self.spread:.2g}), "
-            f"{self.same_answers:.1%} have the same answer"
+            f"logits differ by at most {self.largest_difference:.2g} (they spread by {self.spread:.2g}){same}"
         )
 
 
@@ -100,7 +104,8 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
     Raises:
         ConfigError: the name ends otherwise, a package is not installed, the target cannot compute what the network
             does, or it would execute in float what the model computes in integers.
-        CheckpointError: the place cannot be written to.
+        CheckpointError: the place cannot be written to, or what was written answers otherwise than the model; a file
+            that was there before is unchanged then.
     """
     path = Path(path)
     if to is not None:
@@ -112,29 +117,37 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
     check(model.spec, target)
     with in_one_piece(path.parent, f"export: {path}") as draft:
         WRITERS[target](model.network, draft / path.name, facts_of(model))
-    found = _checked(model, load(path, model.task), target)
+        found = _compared(model, load(draft / path.name, model.task), path, target)
+    expected = rounded_maps(model)
+    if found.integer_products < expected:
+        raise ConfigError(
+            f"export: {found.runtime} executes {found.integer_products} of the model's {expected} integer products as "
+            f"such on this processor, the rest in float; the file {path} is right, but not as fast as it should be."
+        )
     logger.info("exported %s", found)
     return found
 
 
-def _checked(model: Model, exported: ExportedModel, target: str) -> Export:
-    wanted, executed = rounded_maps(model), exported.integer_products()
-    if executed < wanted:
-        raise ConfigError(
-            f"export: {exported.runtime} executes {executed} of the model's {wanted} integer products as such on this "
-            f"processor, the rest in float; the file {exported.path} is right, but not as fast as it should be."
+def _compared(model: Model, exported: ExportedModel, path: Path, target: str) -> Export:
+    inputs = _random_inputs(model)
+    (mine, my_answers), (theirs, their_answers) = (_told(each, inputs) for each in (model, exported))
+    apart, spread = mine - theirs, float(mine.std())
+    if not float(np.sqrt(np.square(apart).mean())) <= UNLIKE * spread + ROUNDING * float(np.abs(mine).max()):
+        raise CheckpointError(
+            f"export: {exported.runtime} answers otherwise than the model: logits of random examples differ by up to "
+            f"{np.abs(apart).max():.2g}, and spread by {spread:.2g}; {path} is not written. Use the other format, and "
+            "please report it."
         )
-    mine, theirs = _answers(model), _answers(exported)
     return Export(
-        path=exported.path,
+        path=path,
         to=target,
         runtime=exported.runtime,
         size_in_bytes=exported.size_in_bytes(),
-        integer_products=executed,
+        integer_products=exported.integer_products(),
         kernels=exported.kernels(),
-        largest_difference=float(np.abs(mine - theirs).max()),
-        spread=float(mine.std()),
-        same_answers=float((mine.argmax(-1) == theirs.argmax(-1)).mean()),
+        largest_difference=float(np.abs(apart).max()),
+        spread=spread,
+        same_answers=None if my_answers is None else float((my_answers == their_answers).mean()),
     )
 
 
@@ -149,13 +162,25 @@ def rounded_maps(model: Model) -> int:
     return sum(max(1, part.input_steps) for part in maps if part.activation_bits != WHOLE)
 
 
-def _answers(model: Model) -> np.ndarray:
-    """Return the logits of random examples of several lengths, without pads: (examples or tokens, classes)."""
+def _random_inputs(model: Model) -> dict[str, torch.Tensor]:
+    """Return random examples of several lengths."""
     generator = np.random.default_rng(0)
     length = min(LENGTH, model.max_length)
     ids = torch.from_numpy(generator.integers(0, model.spec.embeddings.vocab_size, (ROWS, length)))
     mask = (torch.arange(length) < torch.from_numpy(generator.integers(1, length + 1, (ROWS, 1)))).long()
-    inputs = {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {"input_ids": ids * mask, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+
+
+def _told(model: Model, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the logits, (examples or real tokens, C), and the answers that follow from them, if these are no numbers.
+
+    Answers are classes, of examples or tokens, and in question answering the tokens of start and end, (examples, 2).
+    """
+    real, kind = inputs["attention_mask"].bool(), model.spec.head.task
     with torch.inference_mode():
-        logits = task_logits(model.network.eval()(**inputs), mask)
-    return (logits[mask.bool()] if logits.ndim == 3 else logits).float().numpy()
+        logits = task_logits(model.network.eval()(**inputs), inputs["attention_mask"]).float()
+    flat = logits[real] if logits.ndim == 3 else logits
+    if kind in ("none", "regression"):
+        return flat.numpy(), None
+    spans = logits.masked_fill(~real.unsqueeze(-1), -torch.inf).argmax(1) if kind == "question_answering" else None
+    return flat.numpy(), (flat.argmax(-1) if spans is None else spans).numpy()

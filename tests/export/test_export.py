@@ -353,6 +353,39 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(to, letters_tokenizer, tmp_
     assert refused > len(places) - 10
 
 
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "wrong", [lambda logits: 3 - 50 * logits, lambda logits: logits * np.nan], ids=["other", "nan"]
+)
+def test_a_file_that_answers_otherwise_is_not_written(head, wrong, letters_tokenizer, tmp_path, monkeypatch):
+    model, path = make_model(letters_tokenizer, head), tmp_path / "m.onnx"
+    model.export(path)
+    before, run = path.read_bytes(), sessions.OnnxSession.run
+    monkeypatch.setattr(sessions.OnnxSession, "run", lambda self, batch: wrong(run(self, batch)))
+    with pytest.raises(CheckpointError, match=r"answers otherwise than the model: .*; .*m.onnx is not written"):
+        model.export(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(("head", "same"), [(head, None if head in ("none", "regression") else 1.0) for head in HEADS])
+def test_answers_are_compared_where_there_are_any(head, same, letters_tokenizer, tmp_path, monkeypatch):
+    model = make_model(letters_tokenizer, head)
+    found = model.export(tmp_path / "m.onnx")
+    assert found.same_answers == same
+    assert ("have the same answer" in str(found)) is (same is not None)
+    run = sessions.OnnxSession.run
+
+    def a_little_off(self, batch):
+        logits = run(self, batch)
+        nudge = np.random.default_rng(0).normal(size=logits.shape, scale=0.3 * logits.std())
+        return logits + nudge.astype(np.float32)
+
+    monkeypatch.setattr(sessions.OnnxSession, "run", a_little_off)
+    found = model.export(tmp_path / "m.onnx")
+    if head in ("tagging", "question_answering"):  # of many tokens, some are near another answer
+        assert 0 < found.same_answers < 1
+
+
 def test_a_file_of_another_format_is_refused_with_the_remedy(letters_tokenizer, tmp_path, monkeypatch):
     for number, remedy in ((seal.FORMAT - 1, "export the model again"), (seal.FORMAT + 1, "pip install -U")):
         with monkeypatch.context() as patch:
