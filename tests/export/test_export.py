@@ -386,6 +386,21 @@ def test_answers_are_compared_where_there_are_any(head, same, letters_tokenizer,
         assert 0 < found.same_answers < 1
 
 
+@pytest.mark.parametrize("to", SUFFIXES)
+@pytest.mark.parametrize("name", ["int8", "three-inputs", "offset", "smooth"])
+def test_a_thousand_inputs_get_the_models_answers(name, to, letters_tokenizer, tmp_path):
+    model, path = make_model(letters_tokenizer, quantization=QUANTIZATIONS[name]), tmp_path / f"m{SUFFIXES[to]}"
+    model.export(path)
+    ids = torch.randint(1, len(letters_tokenizer), (1000, 12), generator=torch.Generator().manual_seed(3))
+    batch = dict(zip(INPUTS, (ids, torch.ones_like(ids), torch.zeros_like(ids)), strict=True))
+    expected, found = said(model, batch), said(bc.runtime.load(path), batch)
+    assert_alike(found, expected, quantized=True)
+    balanced = expected.mean(0)  # so that no class is the answer to all
+    answers, wanted = (found - balanced).argmax(-1), (expected - balanced).argmax(-1)
+    assert wanted.bincount(minlength=3).sort().values[-2] > 100
+    assert (answers == wanted).float().mean() >= 0.997  # the logits of this network spread by 0.003 to 0.03
+
+
 def test_a_file_of_another_format_is_refused_with_the_remedy(letters_tokenizer, tmp_path, monkeypatch):
     for number, remedy in ((seal.FORMAT - 1, "export the model again"), (seal.FORMAT + 1, "pip install -U")):
         with monkeypatch.context() as patch:

@@ -103,7 +103,9 @@ class Distillation(TrainingSettings):
 
         return build(spec)
 
-    def fitted(self, student: EncoderSpec, teacher: EncoderSpec, kind: str) -> Distillation:
+    def fitted(
+        self, student: EncoderSpec, teacher: EncoderSpec, kind: str, max_length: int | None = None
+    ) -> Distillation:
         """Return the settings with what follows from the networks, where nothing else was said; here nothing does."""
         return self
 

@@ -214,29 +214,33 @@ class LearnedLinear(nn.Module):
         self.begin()
 
     def _rounded(self, inputs: Tensor) -> Tensor:
-        if self.activation_bits == WHOLE:
-            return inputs
-        if len(self.input_steps):
+        if len(self.input_steps) and self.activation_bits != WHOLE:
             found: Tensor = self.input_steps[0](inputs)
             return found
-        codes = code_range(self.activation_bits)
-        step = inputs.detach().float().abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / codes.high
-        return fake_quantize(inputs, step, codes, gradient="ste", dtype=_multiplied(inputs))
+        return _rounded_by_token(inputs, self.activation_bits)
 
 
 class LearnedEmbedding(Embedding):
     """An embedding table with rounded rows; only those that are looked up are rounded."""
 
     def __init__(
-        self, table: Embedding, bits: float, groups: int, weight_gradient: str, kind: type[LearnedStep] = LearnedStep
+        self,
+        table: Embedding,
+        bits: float,
+        groups: int,
+        weight_gradient: str,
+        kind: type[LearnedStep] = LearnedStep,
+        *,
+        activation_bits: int = WHOLE,
     ) -> None:
-        """Take over a float table; see `LearnedLinear`."""
+        """Take over a float table; see `LearnedLinear`. Activations are what `decode` is given."""
         nn.Module.__init__(self)
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx, self.max_norm, self.norm_type = None, None, 2.0
         self.scale_grad_by_freq = self.sparse = False
         self.weight = table.weight
         self.weight_step = kind(code_range(bits), groups, weight_gradient)
+        self.activation_bits = activation_bits
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look up (...,) ids as (..., size) rows."""
@@ -245,7 +249,8 @@ class LearnedEmbedding(Embedding):
 
     def decode(self, hidden: Tensor, bias: Tensor) -> Tensor:
         """Score (..., size) states against every row of the table, as a tied output layer does."""
-        return F.linear(hidden, self.weight_step.of_rows(self.weight), bias)
+        rounded = _rounded_by_token(hidden, self.activation_bits)
+        return F.linear(rounded, self.weight_step.of_rows(self.weight), bias)
 
 
 class LearnedSites(nn.Module):
@@ -288,17 +293,19 @@ def prepare(
         new: LearnedEmbedding | LearnedLinear
         if isinstance(float_part, Embedding):
             width = bits.bits_of_table(child)
-            new = LearnedEmbedding(float_part, width, groups, weight_gradient, kind)
+            given = (float_part, width, groups, weight_gradient, kind)
+            new = LearnedEmbedding(*given, activation_bits=bits.activation_bits)
             new.weight_step.begin(new.weight.reshape(groups, -1), method_for(width, method))
         else:
             width, inputs = bits.weight_bits, sizes.get(f"{name}.input_step", (0,))[0]
             offset = f"{name}.input_offset" in sizes
             begins = method_for(width, method)
             new = LearnedLinear(float_part, bits, groups, inputs, weight_gradient, kind, offset=offset, method=begins)
-        setattr(parent, child, new)
+        setattr(parent, child, new.to(float_part.weight.device))
+    device = next(network.parameters()).device
     for name in _sites(spec):
         parent, child = _place(network, name)
-        setattr(parent, child, LearnedSites(bits.attention_bits, kind))
+        setattr(parent, child, LearnedSites(bits.attention_bits, kind).to(device))
 
 
 @contextmanager
@@ -357,6 +364,15 @@ def quantized_state(network: nn.Module, spec: EncoderSpec) -> dict[str, Tensor]:
             of_sites = isinstance(found, LearnedSites)
             state[tensor.name] = torch.cat([each.step for each in found.steps]) if of_sites else found.weight_step.step
     return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _rounded_by_token(inputs: Tensor, bits: int) -> Tensor:
+    """Round inputs (..., in), each token with a step of its own, as a network does that finds steps as it runs."""
+    if bits == WHOLE:
+        return inputs
+    codes = code_range(bits)
+    step = inputs.detach().float().abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / codes.high
+    return fake_quantize(inputs, step, codes, gradient="ste", dtype=_multiplied(inputs))
 
 
 def _multiplied(values: Tensor) -> torch.dtype:

@@ -12,6 +12,7 @@ from bertcompress.compressors.quantize.settings import normalize, quantization_o
 from bertcompress.encoder.bits import WHOLE
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tensors import Quantization
+from bertcompress.errors import DataError
 from bertcompress.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ class QuantizedTraining(Distillation):
         source = model if self.own_teacher or teacher is None else teacher
         spec = self.plan(model.spec, task, teacher=source.spec)
         task = require_task(self.method, task)
-        learner, settings = self._learner(model), self.fitted(model.spec, source.spec, task.kind)
+        learner = self._learner(model)
+        settings = self.fitted(model.spec, source.spec, task.kind, model.max_length)
         prepare(learner.network, spec, self.begins_by(), self.weight_gradient, learned=self.learned)
         calibrate(learner, task, self.seed, self.max_length, self.batch_size, self.begins_by())
         begun = step_sizes(learner.network)
@@ -185,6 +187,9 @@ def calibrate(learner: Model, task: Task, seed: int, max_length: int | None, exa
         max_length: tokens that they are cut to; None as in training.
         examples: number of them.
         method: how steps are found, see `initial_step`.
+
+    Raises:
+        DataError: there are no training examples.
     """
     import numpy as np
     import torch
@@ -197,8 +202,14 @@ def calibrate(learner: Model, task: Task, seed: int, max_length: int | None, exa
     assert task.train is not None
     longest = min(TrainingSettings(max_length=max_length).length_for(task.kind), learner.max_length)
     features = learner.featurize(task.train, max_length=longest, cache=usable_cache())
+    if not len(features):
+        raise DataError(
+            f"Step sizes of activations are found in training examples, of which task {task.name} has none; check its "
+            "training split."
+        )
     drawn = np.random.default_rng(seed).permutation(len(features))[:examples]
     batch = features.collate(drawn)
-    named = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    device = next(learner.network.parameters()).device
+    named = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad(), calibrating(learner.network, method):
         learner.network.eval()(**named)

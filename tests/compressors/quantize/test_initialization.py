@@ -35,6 +35,7 @@ def samples():
         ("laplace", 2, "kl", 1.17, 0.276), ("laplace", 2, "percentile", 2.12, 0.330),
         ("laplace", 2, "lsq", 1.42, 0.264),
         ("laplace", 2, "mse", 1.40, 0.264), ("laplace", 8, "percentile", 2.12, 0.049),
+        ("laplace", 8, "kl", 5.38, 6e-4),
         ("laplace", 8, "lsq", 16.0, 0.0013),
     ],
 )  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from bertcompress.compressors import KDLSQ, Distill
+from bertcompress.compressors import KDLSQ, Distill, PostTrainingQuantization, QuantizationAwareTraining
 from bertcompress.compressors.quantize.drift import drift, log_drift, step_sizes
 from bertcompress.compressors.quantize.learned import LearnedLinear
 from bertcompress.encoder.network import build
@@ -20,7 +22,7 @@ from bertcompress.encoder.spec import (
     uniform_layers,
 )
 from bertcompress.encoder.tensors import Quantization
-from bertcompress.errors import ConfigError
+from bertcompress.errors import ConfigError, DataError
 from bertcompress.pipeline.chain import objective_of
 from bertcompress.training.optimizers import build_optimizer, set_learning_rate
 from bertcompress.training.settings import TrainingSettings
@@ -35,15 +37,41 @@ PLAIN = EncoderSpec(Embeddings(40, 16, 20), uniform_layers(4, 16, 2, 24), Head("
         ("classification", False, {"soft": 1 / 3}),
         ("classification", True, {"soft": 1 / 3, "hard": 1.0}),
         ("tagging", False, {"soft": 1 / 3}),
-        ("question_answering", False, {"soft": 200 / 384}),
+        ("question_answering", False, {"soft": 200 / 20}),
         ("regression", False, {"hard": 1.0}),
         ("unlabelled", True, {}),
     ],
 )
 def test_terms_weigh_as_in_the_released_code(kind, ground_truth, expected):
-    """Its soft labels are a mean over classes; of a question's 384 positions too, times 100, for start and end."""
+    """Its soft labels are a mean over classes; of a question's positions too, times 100, for start and end."""
     weights = KDLSQ(ground_truth=ground_truth).fitted(PLAIN, PLAIN, kind).objective_weights(kind)
     assert weights == pytest.approx({**expected, "attention": 1.0, "hidden": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("positions", "settings", "tokenizer", "window"),
+    [(512, {}, None, 384), (512, {"max_length": 64}, None, 64), (512, {}, 128, 128), (100, {}, None, 100)],
+)
+def test_positions_of_a_question_are_those_of_its_window(positions, settings, tokenizer, window):
+    spec = PLAIN.replace(embeddings=Embeddings(40, 16, positions), head=Head("question_answering", 2))
+    fitted = KDLSQ(**settings).fitted(spec, spec, "question_answering", tokenizer)
+    assert fitted.objective["soft"] == pytest.approx(200 / window)
+
+
+def test_without_training_examples_no_step_can_be_found(model, task):
+    empty = dataclasses.replace(task, train=task.train.select([]))
+    for method in (KDLSQ(**QUICK), PostTrainingQuantization(activation_steps="tensor")):
+        with pytest.raises(DataError, match=rf"found in training examples, of which task {task.name} has none"):
+            method.compress(model, empty)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", [KDLSQ, QuantizationAwareTraining, PostTrainingQuantization])
+def test_a_model_on_a_gpu_is_quantized_there(method, model, task):
+    settings = {"activation_steps": "tensor"} if method is PostTrainingQuantization else QUICK
+    on_gpu = model.copy()
+    on_gpu.network.cuda()
+    method(**settings).compress(on_gpu, task)
 
 
 def test_all_layers_and_the_embeddings_are_compared():

@@ -156,6 +156,18 @@ def test_the_input_network_is_not_needed_again_and_heads_stay_float():
     assert kinds["encoder.layers.0.operations.0.norm"].__name__ == "LayerNorm"
 
 
+@pytest.mark.parametrize("activation_bits", [8, 4, 2])
+def test_masked_lm_heads_store_what_was_trained(activation_bits):
+    """Their words are scored by the table, whose inputs have a step for each token."""
+    network, wanted = prepared(PLAIN.replace(head=Head("masked_lm")), Quantization(4, 4, activation_bits), "mse")
+    stored = build(wanted)
+    stored.load_state_dict(quantized_state(network, wanted))
+    with torch.no_grad():
+        trained, found = network(IDS).logits, stored(IDS).logits
+    # A sum that is rounded otherwise may move a code; few do.
+    assert float((found - trained).abs().mean()) < 1e-3 * float(trained.std())
+
+
 def test_masked_lm_heads_are_rounded_too():
     spec = PLAIN.replace(head=Head("masked_lm"))
     quantization = Quantization(4, 4, 32)
@@ -320,3 +332,19 @@ def test_pads_need_not_be_computed(name):
     assert len(found[0]) == len(found[1]) > 50
     for whole, packed in zip(*found, strict=True):
         assert (whole - packed).norm() < 0.02 * whole.norm()
+
+
+@pytest.mark.parametrize("name", ["kdlsq-8", "kdlsq-2", "rows-3", "ternary", "offset", "tokens"])
+def test_a_thousand_inputs_get_the_answers_that_were_trained(name):
+    """Products of stored codes, in integers where these pay, against those of rounded floats."""
+    network, wanted = prepared(PLAIN, QUANTIZATIONS[name])
+    stored = build(wanted)
+    stored.load_state_dict(quantized_state(network, wanted))
+    ids = torch.randint(1, 40, (1000, 12), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        trained, found = network(ids).logits, stored(ids).logits
+    assert ((found - trained).abs() > 1e-4).float().mean() < 0.01  # a value near the border of two codes
+    balanced = trained.mean(0)  # so that no class is the answer to all
+    answers, expected = (found - balanced).argmax(-1), (trained - balanced).argmax(-1)
+    assert expected.bincount(minlength=3).min() > 100
+    assert (answers == expected).float().mean() >= 0.999
