@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -277,12 +279,25 @@ def _add_efficiency(found: list[dict[str, Any]], models: Sequence[Evaluable], da
     saved = {}
     for name, model in named.items():
         with tempfile.TemporaryDirectory(prefix="bertcompress-") as folder:
-            model.save_pretrained(Path(folder))
+            with _untold():
+                model.save_pretrained(Path(folder))
             saved[name] = sum(file.stat().st_size for file in Path(folder).iterdir() if file.suffix in WEIGHT_FILES)
             latency[name] |= measure_peak_memory(Path(folder), dataset)
     for fields, name in zip(found, names, strict=True):
         fields["file_bytes"] = saved[name]
         fields["measured"] = {"latency": latency[name]}
+
+
+@contextlib.contextmanager
+def _untold() -> Iterator[None]:
+    """Leave out of the log that a model was saved: it is measured there, and then gone."""
+    logger = logging.getLogger("bertcompress.model")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _threshold_note(subjects: Sequence[Predictions], split: str) -> tuple[str, ...]:

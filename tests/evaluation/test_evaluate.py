@@ -381,6 +381,18 @@ def test_a_busy_machine_is_told(
     assert found.scores == {}
 
 
+@pytest.mark.usefixtures("quick_memory")
+def test_saving_to_measure_is_not_told(
+    task: Task, tiny: Callable[..., Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    model = tiny(task)
+    with caplog.at_level("INFO"):
+        evaluate(model, task, metrics=["efficiency"])
+        assert not any(message.startswith("saved ") for message in caplog.messages)
+        model.save_pretrained(tmp_path)
+    assert any(message.startswith("saved ") for message in caplog.messages)
+
+
 def test_a_model_alone_and_as_its_own_teacher(task: Task, tiny: Callable[..., Any], quick_memory: list[Path]) -> None:
     model = tiny(task)
     alone = evaluate(model, task)
