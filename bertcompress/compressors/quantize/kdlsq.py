@@ -25,9 +25,9 @@ class KDLSQ(QuantizedTraining):
     which keeps them above 0, so their learning rates are shares and not amounts, and nothing decays them; queries, keys
     and values share the quantizer of their input; probabilities have unsigned codes; the word embeddings have a step
     for each row and position embeddings stay in float, as the paper's compression ratio counts them; calibration reads
-    training, not validation examples; pads are left out of hidden states and scores (`count_pads` puts them in); AdamW's
-    epsilon is 1e-6, not 1e-8; a score on validation is taken once in each epoch; texts of CoLA and SST-2 are cut at 128
-    tokens, not 64.
+    training, not validation examples; pads are left out of hidden states and scores (`count_pads` puts them in); the
+    epsilon of AdamW is 1e-6, not 1e-8; a score on validation is taken once in each epoch; texts of CoLA and SST-2 are
+    cut at 128 tokens, not 64.
 
     Attributes:
         initialization: how steps begin: "kl", "percentile", "mse", "lsq" or "max".
