@@ -37,7 +37,8 @@ class PostTrainingQuantization:
         embedding_steps: "row", a step size for each row of a table, or "tensor".
         tables: which embedding tables are quantized, of "word", "position", "token_type".
         initialization: how step sizes are found: "max", the largest magnitude; "mse", the smallest squared error;
-            "kl", "percentile" and "lsq", as training for low bits begins. None takes "max" for 8 bits and "mse" below.
+            "kl", "percentile" and "lsq", as training for low bits begins. None takes "mse", but for weights of 8 bits
+            "max".
         activation_steps: "token", found as the network runs, or "tensor", stored, for which a task is needed.
         activation_offset: whether what comes out of a feed-forward's activation function is stored from an offset on,
             with unsigned codes, as hardly any of it is negative; for stored steps.
@@ -131,10 +132,10 @@ class PostTrainingQuantization:
         """Return the state with stored steps of activations, which are found while weights are rounded."""
         from bertcompress.compressors.quantize.learned import prepare, quantized_state
         from bertcompress.compressors.quantize.training import calibrate
-        from bertcompress.compressors.quantize.weights import method_for
 
         learner = model.copy()
         prepare(learner.network, spec, self.initialization)
-        method = method_for(self.activation_bits, self.initialization)
+        # By the largest magnitude, a few outliers would take the codes of all others, also at 8 bits.
+        method = self.initialization or "mse"
         calibrate(learner, task, self.seed, self.max_length, self.calibration_examples, method)
         return quantized_state(learner.network, spec)

@@ -250,6 +250,20 @@ def test_stored_steps_come_from_data(model, task):
     assert not torch.equal(steps[0], steps[2])
 
 
+def test_stored_steps_of_activations_leave_outliers_out(model, task):
+    found = [
+        PostTrainingQuantization(embedding_bits=32, activation_steps="tensor", initialization=method).compress(
+            model, task
+        )
+        for method in (None, "mse", "max")
+    ]
+    ours, by_error, by_peak = (each.network.state_dict() for each in found)
+    steps = [name for name in ours if name.endswith("input_step")]
+    assert sum(float(ours[name].sum() / by_peak[name].sum()) for name in steps) < 0.99 * len(steps)
+    first = steps[0]  # what it sees, no other step has rounded
+    assert torch.equal(ours[first], by_error[first])
+
+
 def test_calibration_leaves_the_codes_of_weights_as_they_are_without_it(model, task):
     """Weights of 8 bits and tables of 4 begin each by the rule of its own width, also where steps are stored."""
     changes = {"weight_bits": 8, "embedding_bits": 4}
