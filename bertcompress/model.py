@@ -296,6 +296,7 @@ class Model:
         Raises:
             ConfigError: the name ends otherwise, a package is not installed, or the target cannot compute what the
                 network does.
+            CheckpointError: the place cannot be written to, or what was written answers otherwise.
         """
         from bertcompress.export.writing import export
 

@@ -152,8 +152,8 @@ class ChainPreTrainedModel(PreTrainedModel):
         network = loaded[0] if isinstance(loaded, tuple) else loaded
         if network.spec.quantization is not None and network.dtype != torch.float32:
             raise ConfigError(
-                f"{pretrained_model_name_or_path} is quantized: its step sizes are float32; got dtype={network.dtype}, "
-                "leave dtype out. Memory is saved by its codes already."
+                f"{pretrained_model_name_or_path} is quantized, and its step sizes are float32; got {network.dtype}, "
+                "load it with dtype=torch.float32. Its codes save memory already."
             )
         _own_memory(network)
         return loaded

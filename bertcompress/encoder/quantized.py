@@ -162,7 +162,9 @@ class QuantizedTable(nn.Module):
 
     def _once(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         source = (self.stored, self.step)
-        mark = tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in source)
+        if torch.compiler.is_compiling() or any(each.is_inference() for each in source):
+            return make()  # a graph has no memory, and inference tensors do not count their changes
+        mark = tuple((each.data_ptr(), each._version) for each in source)
         made = self._made.get(name)
         if made is None or any(a is not b for a, b in zip(made[0], source, strict=True)) or made[1] != mark:
             with torch.inference_mode(False):  # what is made there could not be kept for a gradient

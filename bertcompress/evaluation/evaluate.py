@@ -282,7 +282,8 @@ def _add_efficiency(found: list[dict[str, Any]], models: Sequence[Evaluable], da
             with _untold():
                 model.save_pretrained(Path(folder))
             saved[name] = sum(file.stat().st_size for file in Path(folder).iterdir() if file.suffix in WEIGHT_FILES)
-            latency[name] |= measure_peak_memory(Path(folder), dataset)
+            precision = getattr(model, "precision", "fp32")  # of an exported file
+            latency[name] |= measure_peak_memory(Path(folder), dataset, precision=precision)
     for fields, name in zip(found, names, strict=True):
         fields["file_bytes"] = saved[name]
         fields["measured"] = {"latency": latency[name]}

@@ -44,13 +44,16 @@ def peak_mib(status: Path = STATUS) -> float | None:
     return None
 
 
-def measure_peak_memory(folder: Path, dataset: Dataset, *, examples: int = EXAMPLES) -> dict[str, Any]:
+def measure_peak_memory(
+    folder: Path, dataset: Dataset, *, examples: int = EXAMPLES, precision: str = "fp32"
+) -> dict[str, Any]:
     """Return the peak memory of a fresh process that loads the model and predicts the first examples.
 
     Args:
         folder: a saved model.
         dataset: of any kind of task.
         examples: how many of them are answered, in the model's default batches.
+        precision: that an exported file is loaded in.
 
     Returns:
         `peak_memory_mib`, `libraries_memory_mib` (the same process before it loads the model) and `memory_examples`;
@@ -59,7 +62,8 @@ def measure_peak_memory(folder: Path, dataset: Dataset, *, examples: int = EXAMP
     columns = {name: values for name, values in dataset[:examples].items() if name in READ}
     with tempfile.TemporaryDirectory(prefix="bertcompress-") as scratch:
         request, answer = Path(scratch) / "request.json", Path(scratch) / "answer.json"
-        request.write_text(json.dumps({"folder": str(folder.resolve()), "columns": columns}), encoding="utf-8")
+        asked = {"folder": str(folder.resolve()), "columns": columns, "precision": precision}
+        request.write_text(json.dumps(asked), encoding="utf-8")
         failure = _run_child(request, answer)
         measured = {} if failure else json.loads(answer.read_text(encoding="utf-8"))
     result = {f"{name}_memory_mib": measured.get(name) for name in ("peak", "libraries")}
@@ -89,12 +93,15 @@ def _run_child(request: Path, answer: Path) -> str:
 def _answer(request: Path, answer: Path) -> None:
     """Load the model, predict, and write the peaks: what the child process does."""
     from bertcompress.data.base import make_dataset
+    from bertcompress.export import runtime
     from bertcompress.model import Model
 
     asked = json.loads(request.read_text(encoding="utf-8"))
     dataset = make_dataset(asked["columns"])
     libraries = peak_mib()
-    Model.from_pretrained(asked["folder"]).predict(dataset)
+    folder, precision = asked["folder"], asked["precision"]
+    model = Model.from_pretrained(folder) if precision == "fp32" else runtime.load(folder, precision=precision)
+    model.predict(dataset)
     answer.write_text(json.dumps({"libraries": libraries, "peak": peak_mib()}), encoding="utf-8")
 
 

@@ -86,10 +86,15 @@ class ExportedModel(Model):
         self.path, self.runtime_network = path, network
 
     @property
+    def precision(self) -> str:
+        """The precision of the floats between integer products."""
+        return self.runtime_network.precision
+
+    @property
     def runtime(self) -> str:
         """What runs it, with its version, and the precision of its floats where that is not float32."""
-        session, precision = self.runtime_network.session(), self.runtime_network.precision
-        return f"{session.name} {session.version}" + ("" if precision == "fp32" else f" ({precision})")
+        session = self.runtime_network.session()
+        return f"{session.name} {session.version}" + ("" if self.precision == "fp32" else f" ({self.precision})")
 
     def kernels(self) -> dict[str, int]:
         """Return how often each kind of kernel is in the graph that is executed."""

@@ -177,8 +177,10 @@ def _told(model: Model, inputs: dict[str, torch.Tensor]) -> tuple[np.ndarray, np
     Answers are classes, of examples or tokens, and in question answering the tokens of start and end, (examples, 2).
     """
     real, kind = inputs["attention_mask"].bool(), model.spec.head.task
+    device = next(iter(model.network.state_dict().values())).device
+    placed = {name: each.to(device) for name, each in inputs.items()}
     with torch.inference_mode():
-        logits = task_logits(model.network.eval()(**inputs), inputs["attention_mask"]).float()
+        logits = task_logits(model.network.eval()(**placed), placed["attention_mask"]).float().cpu()
     flat = logits[real] if logits.ndim == 3 else logits
     if kind in ("none", "regression"):
         return flat.numpy(), None

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import bertcompress as bc
 from bertcompress.data.base import Task
+from bertcompress.errors import ConfigError
 from bertcompress.evaluation import memory
+from bertcompress.evaluation.evaluate import evaluate
+from bertcompress.export import sessions
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is Linux's")
 
@@ -48,6 +54,28 @@ def test_inference_is_measured_in_a_process_of_its_own(task: Task, tiny: Callabl
     found = memory.measure_peak_memory(tmp_path / "small", task.test, examples=20)
     assert found["memory_examples"] == 20
     assert 50 < found["libraries_memory_mib"] <= found["peak_memory_mib"] < 2000
+
+
+def test_an_exported_file_is_measured_in_the_precision_that_it_is_evaluated_in(
+    task: Task, tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    tiny(task).export(tmp_path / "m.xml")
+    monkeypatch.setitem(sessions.PRECISIONS, "bf16", "f32")  # which a processor without it has instead
+    asked = {}
+
+    def remember(request: Path, answer: Path) -> str:
+        asked.update(json.loads(request.read_text()))
+        return "not run"
+
+    monkeypatch.setattr(memory, "_run_child", remember)
+    exported = bc.runtime.load(tmp_path / "m.xml", task)
+    exported.runtime_network.precision = "bf16"
+    evaluate(exported, task, metrics=["efficiency"])
+    assert asked["precision"] == "bf16"
+    (tmp_path / "request").write_text(json.dumps({**asked, "folder": str(tmp_path / "m.xml")}))
+    with pytest.raises(ConfigError, match="got precision='bf16'"):  # so it is what is loaded
+        memory._answer(tmp_path / "request", tmp_path / "answer")
 
 
 def test_a_failure_is_reported_with_its_reason_and_not_raised(

@@ -190,6 +190,28 @@ def test_codes_are_unpacked_again_when_they_change():
         assert torch.allclose(made_there(inputs), torch.full((1, 4), -24.0))
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize("bits", [1.58, 4, 8])
+def test_weights_that_are_multiplied_as_floats_can_be_traced(bits):
+    module, inputs = QuantizedLinear(8, 4, bits, activation_bits=32).eval(), torch.randn(3, 8)
+    module.stored.fill_(3)
+    expected = module(inputs)
+    with torch.no_grad():
+        for traced in (
+            torch.export.export(module, (inputs,)).module(),
+            torch.compile(module, fullgraph=True, backend="eager"),
+        ):
+            torch.testing.assert_close(traced(inputs), expected)
+
+
+def test_inference_tensors_are_not_relied_on():
+    with torch.inference_mode():
+        module, inputs = QuantizedLinear(8, 4, 4, activation_bits=32), torch.ones(1, 8)
+        before = module(inputs)
+        module.step.mul_(2)
+        assert torch.equal(module(inputs), 2 * before)
+
+
 @pytest.mark.parametrize("bits", [1.58, 2, 4, 8])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_weights_that_are_multiplied_as_floats_are_found_once_and_again_when_they_change(bits, steps):
