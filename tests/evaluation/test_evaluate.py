@@ -340,8 +340,9 @@ def quick_memory(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Replace the memory measurement, which takes seconds and has its own tests; returns the folders asked about."""
     folders: list[Path] = []
 
-    def fake(folder: Path, dataset: Any) -> dict[str, Any]:
+    def fake(folder: Path, dataset: Any, *, precision: str) -> dict[str, Any]:
         assert (folder / "config.json").is_file()
+        assert precision == "fp32"
         folders.append(folder)
         return {"peak_memory_mib": 100.0 + len(folders), "libraries_memory_mib": 90.0, "memory_examples": 1}
 
