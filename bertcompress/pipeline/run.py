@@ -16,6 +16,7 @@ from bertcompress.downstream import scores as downstream_scores
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.evaluation.evaluate import MACS_LENGTH, WEIGHT_FILES, check_metrics, evaluate
 from bertcompress.export import writing as exports
+from bertcompress.export.seal import FORMAT
 from bertcompress.model import Model
 from bertcompress.pipeline.chain import Pipeline, check_objectives
 from bertcompress.pipeline.environment import describe_environment
@@ -158,7 +159,7 @@ class Run:
     def _exported(self, folder: RunFolder, to: str, before: Path, made_of: Sequence[str]) -> dict[str, Any]:
         """Export the last model and move the file into its place, unless it is there."""
         name = f"export-{to}"
-        mark = fingerprint(__version__, name, made_of)
+        mark = fingerprint(__version__, name, FORMAT, made_of)
         record = folder.finished(name, mark)
         if record is not None:
             logger.info("%s: done before, taken as it is", name)
