@@ -153,7 +153,7 @@ class QuantizedTraining(Distillation):
             factors=self.factors(),
         )
         moved = drift(begun, step_sizes(learner.network))
-        log_drift(context.label if context else self.method, moved)
+        log_drift((context and context.label) or self.method, moved)
         network = build(spec, model.labels)
         network.load_state_dict(quantized_state(learner.network, spec))
         facts = {
