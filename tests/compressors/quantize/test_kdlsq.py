@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -71,7 +72,9 @@ def test_a_model_on_a_gpu_is_quantized_there(method, model, task):
     settings = {"activation_steps": "tensor"} if method is PostTrainingQuantization else QUICK
     on_gpu = model.copy()
     on_gpu.network.cuda()
-    method(**settings).compress(on_gpu, task)
+    done = method(**settings).compress(on_gpu, task)
+    assert done.spec == method(**settings).plan(model.spec, task)
+    assert np.isfinite(done.predict(task.test).logits).all()
 
 
 def test_all_layers_and_the_embeddings_are_compared():
