@@ -284,7 +284,7 @@ class Model:
         """Build a model with random weights drawn from `seed`; torch's global generator is left as it was."""
         return cls(build(spec, () if task is None else task.labels, seed=seed), tokenizer, task)
 
-    def export(self, path: str | Path, to: str | None = None) -> Export:
+    def export(self, path: str | Path, to: str | None = None, *, precision: str = "fp32") -> Export:
         """Write the model as one file for ONNX Runtime (.onnx) or as two for OpenVINO (.xml, .bin), and check it.
 
         What is quantized is executed in integers there. `bertcompress.runtime.load` makes a model of it again.
@@ -292,15 +292,17 @@ class Model:
         Args:
             path: of the file.
             to: "onnx" or "openvino"; by default what the file's name ends in.
+            precision: of the floats between integer products as the file is checked, "fp32" or "bf16"; the file is
+                the same, and what it runs in is said when it is loaded.
 
         Raises:
             ConfigError: the name ends otherwise, a package is not installed, or the target cannot compute what the
-                network does.
+                network does, or in that precision.
             CheckpointError: the place cannot be written to, or what was written answers otherwise.
         """
         from bertcompress.export.writing import export
 
-        return export(self, path, to)
+        return export(self, path, to, precision=precision)
 
     def to_bert(self) -> PreTrainedModel:
         """Return the network as a plain transformers BERT, which needs no bertcompress to load.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 # What `bertcompress.evaluation.evaluate` offers; written here as well because it imports torch (a test compares them).
 EVALUATIONS = ("accuracy", "loyalty", "efficiency")
-EXPORTS = ("onnx", "openvino")  # likewise of `bertcompress.export.writing`
+EXPORTS = ("onnx", "openvino", "openvino-bf16")  # likewise of `bertcompress.export.writing`
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # The built-in model's own config.json, so that a chain on it is checked before the first fetch.
 MINILM = {

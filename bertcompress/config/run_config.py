@@ -53,7 +53,8 @@ class RunConfig:
             (size and speed); if left out, all that the task allows: of unlabelled text, efficiency alone.
         downstream: other tasks that models are fine-tuned on and scored by, see `Downstream`: how students that were
             distilled on unlabelled text are judged.
-        export: formats that the last model is exported to, of onnx and openvino; the files are judged as well.
+        export: formats that the last model is exported to, of onnx, openvino, and openvino-bf16 (OpenVINO's file, run
+            with bfloat16 between integer products); the files are judged as well.
         seed: the seed of every step that has none of its own.
         output: the run's folder, relative to where the command runs; `runs/<file's stem>` if left out.
     """

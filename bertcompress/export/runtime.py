@@ -148,7 +148,7 @@ class ExportedModel(Model):
         """Refuse: an exported network has the head that it was exported with."""
         raise self._fixed("given another head")
 
-    def export(self, path: str | Path, to: str | None = None) -> Any:
+    def export(self, path: str | Path, to: str | None = None, *, precision: str = "fp32") -> Any:
         """Refuse: an exported network has no weights to write anew."""
         raise self._fixed("exported again")
 

@@ -20,6 +20,7 @@ from bertcompress.export.openvino import FACTS
 Batch = Mapping[str, npt.NDArray[np.int64]]
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino"}
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # of the floats between integer products -> OpenVINO's names
+NO_BF16 = "precision: got 'bf16', which OpenVINO does not compute in on this processor; use 'fp32'."
 ERRORS_ONLY = 3  # of ONNX Runtime's messages; it warns of machines whose devices it cannot list
 
 
@@ -54,10 +55,7 @@ class OnnxSession:
             ConfigError: onnxruntime is not installed, or another precision than fp32 is asked for.
             CheckpointError: the file is none, or damaged.
         """
-        if precision != "fp32":
-            raise ConfigError(
-                f"{path}: got precision={precision!r}, allowed for ONNX Runtime is 'fp32'; export to OpenVINO (.xml)."
-            )
+        check_precision("onnx", precision)
         self._runtime = require("onnxruntime", "onnx")
         self.version, self._path = str(self._runtime.__version__), path
         self._session = self._load(self._options(threads))
@@ -121,6 +119,7 @@ class OpenvinoSession:
             CheckpointError: the file is none, or damaged.
         """
         openvino = require("openvino", "openvino")
+        check_precision("openvino", precision)
         self.version = str(openvino.__version__).split("-")[0]
         weights = path.with_suffix(".bin")
         if not weights.is_file():
@@ -138,9 +137,7 @@ class OpenvinoSession:
         except RuntimeError as error:
             raise CheckpointError(f"{path}: OpenVINO cannot load it: {error}") from error
         if precision == "bf16" and self._compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
-            raise ConfigError(
-                f"{path}: got precision='bf16', which OpenVINO does not compute in on this processor; use 'fp32'."
-            )
+            raise ConfigError(NO_BF16)
         self._request = self._compiled.create_infer_request()
 
     def facts(self) -> dict[str, str]:
@@ -171,6 +168,24 @@ class OpenvinoSession:
         )
 
 
+def check_precision(to: str, precision: str) -> None:
+    """Refuse a precision of the floats between integer products that a runtime does not compute in, here or at all.
+
+    Raises:
+        ConfigError: says which it does.
+    """
+    if not isinstance(precision, str) or precision not in PRECISIONS:
+        raise ConfigError(f"precision: got {precision!r}, allowed are {' and '.join(PRECISIONS)}.")
+    if precision == "fp32":
+        return
+    if to == "onnx":
+        raise ConfigError(
+            f"precision: got {precision!r}, allowed for ONNX Runtime is 'fp32'; export to OpenVINO (.xml)."
+        )
+    if precision.upper() not in require("openvino", "openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ConfigError(NO_BF16)
+
+
 SESSIONS: dict[str, type[OnnxSession] | type[OpenvinoSession]] = {"onnx": OnnxSession, "openvino": OpenvinoSession}
 
 
@@ -189,8 +204,6 @@ def open_session(path: Path, threads: int, precision: str = "fp32") -> Session:
     """
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: exported models end in {' or '.join(SUFFIXES)}.")
-    if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise ConfigError(f"{path}: got precision={precision!r}, allowed are {' and '.join(PRECISIONS)}.")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file.")
     return SESSIONS[SUFFIXES[path.suffix]](path, threads, precision)

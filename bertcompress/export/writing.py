@@ -21,7 +21,7 @@ from bertcompress.export.onnx import export_onnx
 from bertcompress.export.openvino import TOKEN_STEPS, export_openvino
 from bertcompress.export.runtime import ExportedModel, load
 from bertcompress.export.seal import facts_of
-from bertcompress.export.sessions import SUFFIXES
+from bertcompress.export.sessions import SUFFIXES, check_precision
 
 if TYPE_CHECKING:
     from bertcompress.encoder.spec import EncoderSpec
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 WRITERS = {"onnx": export_onnx, "openvino": export_openvino}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # as a run calls them
+# What a run may ask for -> the format, and the precision that its file is checked and judged in.
+TARGETS = {"onnx": ("onnx", "fp32"), "openvino": ("openvino", "fp32"), "openvino-bf16": ("openvino", "bf16")}
 ROWS, LENGTH = 8, 32  # of the random examples that are compared
 # A file is not the model where the root of the mean squared difference of logits exceeds this share of their spread; of
 # calibrated networks at most 0.02 was seen. Where logits do not spread, this share of the largest is allowed.
@@ -74,8 +76,8 @@ class Export:
         )
 
 
-def check(spec: EncoderSpec, to: str) -> None:
-    """Refuse what cannot be exported, before anything is made.
+def check(spec: EncoderSpec, to: str, precision: str = "fp32") -> None:
+    """Refuse what cannot be exported, or not executed in that precision, before anything is made.
 
     Raises:
         ConfigError: says what, and what can.
@@ -91,15 +93,18 @@ def check(spec: EncoderSpec, to: str) -> None:
     )
     if to == "openvino" and rounded and spec.quantization.activation_steps == "token":  # type: ignore[union-attr]
         raise ConfigError(TOKEN_STEPS)
+    check_precision(to, precision)
 
 
-def export(model: Model, path: str | Path, to: str | None = None) -> Export:
+def export(model: Model, path: str | Path, to: str | None = None, *, precision: str = "fp32") -> Export:
     """Write a model as a file of its own for ONNX Runtime or OpenVINO, and check what was written.
 
     Args:
         model: what to write.
         path: of the file: .onnx or .xml.
         to: "onnx" or "openvino"; by default what the file's name ends in.
+        precision: of the floats between integer products as the file is checked, see `runtime.load`; the file is the
+            same.
 
     Raises:
         ConfigError: the name ends otherwise, a package is not installed, the target cannot compute what the network
@@ -109,15 +114,15 @@ def export(model: Model, path: str | Path, to: str | None = None) -> Export:
     """
     path = Path(path)
     if to is not None:
-        check(model.spec, to)
+        check(model.spec, to, precision)
     if path.suffix not in SUFFIXES or to not in (None, SUFFIXES[path.suffix]):
         wanted = " or ".join(suffix for suffix, name in SUFFIXES.items() if to in (None, name))
         raise ConfigError(f"export: the file is {path}, its name has to end in {wanted}.")
     target = SUFFIXES[path.suffix]
-    check(model.spec, target)
+    check(model.spec, target, precision)
     with in_one_piece(path.parent, f"export: {path}") as draft:
         WRITERS[target](model.network, draft / path.name, facts_of(model))
-        found = _compared(model, load(draft / path.name, model.task), path, target)
+        found = _compared(model, load(draft / path.name, model.task, precision=precision), path, target)
     expected = rounded_maps(model)
     if found.integer_products < expected:
         raise ConfigError(

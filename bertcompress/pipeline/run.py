@@ -15,6 +15,7 @@ from bertcompress.compressors.base import Compressor, Context, require_task, set
 from bertcompress.downstream import scores as downstream_scores
 from bertcompress.evaluation.cost import estimate_cost
 from bertcompress.evaluation.evaluate import MACS_LENGTH, WEIGHT_FILES, check_metrics, evaluate
+from bertcompress.export import runtime
 from bertcompress.export import writing as exports
 from bertcompress.export.seal import FORMAT
 from bertcompress.model import Model
@@ -50,7 +51,7 @@ class Run:
         pipeline: the compressors.
         metrics: what is measured of every model.
         folder: where everything is kept.
-        export: formats that the last model is exported to; the files are judged as models are.
+        export: formats that the last model is exported to, see `writing.TARGETS`; the files are judged as models are.
         downstream: how models are fine-tuned on other tasks and scored there; None does not.
         downstream_tasks: these tasks, loaded.
         config: the resolved settings as YAML, kept beside the results.
@@ -123,7 +124,7 @@ class Run:
             build_objective(self.fine_tune.objective_weights(), student=teacher, kind=self.task.kind)
         check_objectives(self.pipeline.steps, [spec for _, spec in planned], teacher, self.task)
         for to in self.export:
-            exports.check(planned[-1][1] if planned else teacher, to)
+            exports.check(planned[-1][1] if planned else teacher, *exports.TARGETS[to])
         if self.downstream is not None:
             downstream_scores.check(self.downstream, {TEACHER: teacher, **dict(planned)})
         return metrics, digest(base.spec.to_dict(), base.labels, _tokenizer_facts(base), base.network)
@@ -158,7 +159,7 @@ class Run:
 
     def _exported(self, folder: RunFolder, to: str, before: Path, made_of: Sequence[str]) -> dict[str, Any]:
         """Export the last model and move the file into its place, unless it is there."""
-        name = f"export-{to}"
+        name, (kind, precision) = f"export-{to}", exports.TARGETS[to]
         mark = fingerprint(__version__, name, FORMAT, made_of)
         record = folder.finished(name, mark)
         if record is not None:
@@ -168,12 +169,12 @@ class Run:
         with Stopwatch(work, mark) as stopwatch:
             draft = work / "model"
             shutil.rmtree(draft, ignore_errors=True)
-            found = Model.from_pretrained(before, self.task).export(draft / exports.FILES[to])
+            found = Model.from_pretrained(before, self.task).export(draft / exports.FILES[kind], precision=precision)
         facts = dataclasses.asdict(found)
         record = {
             "name": name,
-            "method": f"export_{to}",
-            "settings": {"to": to},
+            "method": f"export_{kind}",
+            "settings": {"to": kind, "precision": precision},
             "fingerprint": mark,
             "curves": {},
             "facts": {key: value for key, value in facts.items() if key not in ("path", "to")},
@@ -220,6 +221,12 @@ class Run:
         }
         return folder.complete(name, draft, record)
 
+    def _finished(self, folder: Path, record: Mapping[str, Any]) -> Model:
+        """Load what a step made; an exported file in the precision that the run asks for."""
+        if record["method"].startswith("export_"):
+            return runtime.load(folder, self.task, precision=record["settings"].get("precision", "fp32"))
+        return Model.from_pretrained(folder, self.task)
+
     def _results(self, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return what results.json says."""
         split, _ = self.task.measuring_split()
@@ -246,7 +253,7 @@ class Run:
         name: str = record["name"]
         logger.info("%s: evaluating", name)
         teacher = Model.from_pretrained(folder.step(TEACHER), self.task)
-        model = teacher if name == TEACHER else Model.from_pretrained(folder.step(name), self.task)
+        model = teacher if name == TEACHER else self._finished(folder.step(name), record)
         found = evaluate(model, self.task, teacher=teacher, metrics=metrics, seed=self.fine_tune.seed).to_dict()
         cost = estimate_cost(record["measured"]["seconds"]).to_dict()
         weights = [path for path in folder.step(name).iterdir() if path.suffix in WEIGHT_FILES]

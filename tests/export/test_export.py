@@ -295,15 +295,28 @@ def test_a_precision_that_there_is_not_is_refused(letters_tokenizer, tmp_path, m
     model = make_model(letters_tokenizer)
     for suffix in SUFFIXES.values():
         model.export(tmp_path / f"m{suffix}")
-    with pytest.raises(ConfigError, match=r"precision='fp16', allowed are fp32 and bf16"):
+    with pytest.raises(ConfigError, match=r"precision: got 'fp16', allowed are fp32 and bf16"):
         bc.runtime.load(tmp_path / "m.xml", precision="fp16")
-    with pytest.raises(ConfigError, match=r"precision=\['bf16'\], allowed are"):
+    with pytest.raises(ConfigError, match=r"precision: got \['bf16'\], allowed are"):
         bc.runtime.load(tmp_path / "m.xml", precision=["bf16"])
     with pytest.raises(ConfigError, match=r"allowed for ONNX Runtime is 'fp32'; export to OpenVINO"):
         bc.runtime.load(tmp_path / "m.onnx", precision="bf16")
     monkeypatch.setitem(sessions.PRECISIONS, "bf16", "f32")  # what a processor without it makes of the wish
     with pytest.raises(ConfigError, match="does not compute in on this processor; use 'fp32'"):
         bc.runtime.load(tmp_path / "m.xml", precision="bf16")
+    with pytest.raises(ConfigError, match=r"precision: got 'bf16', allowed for ONNX Runtime is 'fp32'"):
+        model.export(tmp_path / "other.onnx", precision="bf16")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_processor_without_bfloat16_is_told_of_before_anything_is_made(letters_tokenizer, monkeypatch):
+    import openvino
+
+    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
+    spec = make_model(letters_tokenizer).spec
+    writing.check(spec, "openvino", "fp32")
+    with pytest.raises(ConfigError, match="does not compute in on this processor; use 'fp32'"):
+        writing.check(spec, "openvino", "bf16")
 
 
 @pytest.mark.parametrize("to", SUFFIXES)
@@ -438,7 +451,8 @@ def test_an_exported_model_is_copied_whole_or_not_at_all(to, letters_tokenizer, 
 
 
 def test_a_run_can_export_to_all_that_there_is():
-    assert set(checks.EXPORTS) == set(writing.WRITERS)
+    assert set(checks.EXPORTS) == set(writing.TARGETS)
+    assert {kind for kind, _ in writing.TARGETS.values()} == set(writing.WRITERS) == set(writing.FILES)
 
 
 def test_what_cannot_be_loaded_is_said(letters_tokenizer, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from bertcompress import runs, runtime
 from bertcompress.errors import ConfigError
+from bertcompress.training.precision import native_bf16
 
 from .toy_run import QUANTIZE, STEPS, STUDENT, write_config
 
@@ -39,6 +40,21 @@ def test_the_last_model_is_exported_judged_and_not_exported_again(place, monkeyp
 
     monkeypatch.setattr("bertcompress.model.Model.export", never)
     runs.run(config, place / "runs/toy")
+
+
+@pytest.mark.skipif(not native_bf16("cpu"), reason="the processor has no bfloat16")
+def test_a_file_is_judged_in_the_precision_that_is_asked_for(place):
+    stored = {**QUANTIZE, "activation_steps": "tensor"}
+    config = write_config(place / "toy.yaml", compress=[STUDENT, stored], export=["openvino-bf16", "openvino"])
+    runs.run(config, place / "runs/toy")
+    results = json.loads((place / "runs/toy/results.json").read_text())
+    fast, exact = results["models"][-2:]
+    assert [fast["name"], exact["name"]] == ["export-openvino-bf16", "export-openvino"]
+    assert [each["facts"]["runtime"].endswith(" (bf16)") for each in (fast, exact)] == [True, False]
+    assert fast["loyalty"] != exact["loyalty"]
+    assert any("bf16" in kernel for kernel in fast["facts"]["kernels"])
+    assert fast["facts"]["largest_difference"] > exact["facts"]["largest_difference"]
+    assert fast["file_bytes"] == exact["file_bytes"]
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_trained(place):
