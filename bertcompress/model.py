@@ -209,7 +209,15 @@ class Model:
         """Return the same encoder with a new head for a task, drawn from `seed`; no weights are shared.
 
         A pooler that is there is kept; where the task needs one and there is none, it is BERT's, new.
+
+        Raises:
+            ConfigError: the encoder is quantized, so that nothing could teach the new head's encoder.
         """
+        if self.spec.low_bits:
+            raise ConfigError(
+                f"for_task: the model is quantized ({self.spec.low_bits}), and a new head needs an encoder that can be "
+                "trained; take the float model to the task, then quantize."
+            )
         spec = spec_for(self.spec, task)
         new = Model.from_spec(spec, self.tokenizer, task, seed=seed)
         bare = {name.removeprefix("encoder."): tensor for name, tensor in self.network.state_dict().items()}

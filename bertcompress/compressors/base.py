@@ -97,8 +97,8 @@ def refuse_quantized(method: str, spec: EncoderSpec) -> None:
     """
     if spec.quantization is not None:
         raise ConfigError(
-            f"{method}: the model is quantized ({spec.quantization.weight_bits} bits), and integer weights have no "
-            "gradient; put quantization last."
+            f"{method}: the model is quantized ({spec.low_bits}), and integer weights have no gradient; put "
+            "quantization last."
         )
 
 

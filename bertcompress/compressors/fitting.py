@@ -55,6 +55,7 @@ def fit(
     teacher: Model | None = None,
     context: Context | None = None,
     factors: Mapping[str, float] | None = None,
+    origin: str | None = None,
 ) -> TrainingResult:
     """Train the model's network in place on the task's train split, keeping the best state on validation.
 
@@ -70,6 +71,7 @@ def fit(
         teacher: needed by every term but `hard`.
         context: for resuming.
         factors: of the learning rates of some parameters, see `training.optimizers.parameter_groups`.
+        origin: by which a checkpoint is known, see `train`.
     """
     check_head(method, model, task)
     context = context or Context()
@@ -99,6 +101,7 @@ def fit(
         checkpoint=context.folder,
         description=context.label or method,
         factors=factors,
+        origin=origin,
     )
     if isinstance(scorer, _Scorer) and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
         model.null_threshold = scorer.judge.best_threshold(scorer.predictions(model.network))[0]

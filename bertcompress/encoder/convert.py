@@ -122,10 +122,10 @@ def load_chain(
     for name, problem in problems.items():
         if not name.startswith((*OUTPUT_LAYERS, "pooler.", "encoder.pooler.")):
             raise CheckpointError(f"{folder}: {problem}; save or copy the model again.")
-        if name.endswith(".codes"):
+        if name.endswith((".codes", ".packed")):
             raise ConversionError(
-                f"{folder}: a quantized encoder gets no new {name.removesuffix('.codes')}; fine-tune "
-                "it for the task first, then quantize."
+                f"{folder}: a quantized encoder gets no new {name.rpartition('.')[0]}; fine-tune it for the task "
+                "first, then quantize."
             )
     if problems:
         log.info("%s: freshly initialised from seed %d: %s", folder, seed, ", ".join(problems))

@@ -7,6 +7,7 @@ logits then do not depend on the examples that share its batch, nor on padding, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from bertcompress.encoder.kernels import int8_pays, product
 from bertcompress.encoder.lsq import fake_quantize, to_codes
 from bertcompress.encoder.packing import unpack
 from bertcompress.encoder.tensors import SITES
+from bertcompress.errors import ConfigError
 
 LEVELS = 127  # symmetric range -127..127: -128 has no positive partner
 SMALLEST = 1e-30  # peak of an all-zero row, so that nothing is divided by zero
@@ -108,6 +110,21 @@ def codes_product(rows: Tensor, codes: Tensor) -> Tensor:
     return rows.float() @ codes.float().t()
 
 
+class _Integers(torch.autograd.Function):
+    """A product of integers, which has no gradient: who asks for one is told, and gets no wrong one."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        return compute(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        raise ConfigError(
+            "The network is quantized, and products of integers have no gradient; train before quantizing, or quantize "
+            "with activation_bits=32, whose products are those of floats."
+        )
+
+
 class QuantizedTable(nn.Module):
     """A matrix of codes (rows, columns), packed where they have less than 8 bits, with step sizes.
 
@@ -179,7 +196,15 @@ class QuantizedTable(nn.Module):
         """Return inputs @ weights.T + bias; inputs (..., columns), result (..., rows)."""
         if self.activation_bits == WHOLE:
             return product(inputs.float(), self.floats(), bias)
-        return int8_linear(inputs, self.whole(), self.row_steps(), bias, code_range(self.activation_bits).high)
+        levels = code_range(self.activation_bits).high
+        return self._integers(inputs, lambda given: int8_linear(given, self.whole(), self.row_steps(), bias, levels))
+
+    @staticmethod
+    def _integers(inputs: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        if not (torch.is_grad_enabled() and inputs.requires_grad):
+            return compute(inputs)
+        found: Tensor = _Integers.apply(inputs, compute)  # type: ignore[no-untyped-call]
+        return found
 
     def __getstate__(self) -> dict[str, object]:
         """Leave out what can be made again."""
@@ -233,8 +258,9 @@ class QuantizedLinear(QuantizedTable):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        if not self.input_steps:
-            return self.times(inputs, self.bias)
+        return self._integers(inputs, self._static) if self.input_steps else self.times(inputs, self.bias)
+
+    def _static(self, inputs: Tensor) -> Tensor:
         if self.has_factors:
             inputs = inputs * self.input_factor
         if self.has_offset:

@@ -148,7 +148,8 @@ class EmbeddingTerm(Term):
         super().__init__()
         self.projection: nn.Linear | None = None
         if narrow != wide:
-            self.projection = nn.Linear(narrow, wide, bias=False)
+            with torch.random.fork_rng(devices=[]):  # the caller's generator stays put
+                self.projection = nn.Linear(narrow, wide, bias=False)
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
                 self.projection.weight.normal_(0.0, wide**-0.5, generator=generator)

@@ -72,6 +72,7 @@ def train(
     checkpoint: Path | None = None,
     description: str = "",
     factors: Mapping[str, float] | None = None,
+    origin: str | None = None,
 ) -> TrainingResult:
     """Train the network in place; it ends in evaluation mode, with its best weights if there is a score.
 
@@ -89,6 +90,8 @@ def train(
             the same weights as an uninterrupted run. It is left there for the caller to remove.
         description: for the progress display and the trackers.
         factors: of the learning rates of some parameters, see `optimizers.parameter_groups`.
+        origin: a digest of all that the network was made from, by which a checkpoint is known; by default that of the
+            network itself. For networks that hold what was measured: another number of threads rounds it otherwise.
 
     Raises:
         ConfigError: the objective, teacher and network do not fit together, or a tracker is not installed.
@@ -97,7 +100,7 @@ def train(
     """
     _check(network, objective, features, teacher)
     with preserved(), kept_memory():
-        session = Session(network, objective, features, settings, teacher, score, description, factors)
+        session = Session(network, objective, features, settings, teacher, score, description, factors, origin)
         try:
             _run(session, checkpoint)
         finally:

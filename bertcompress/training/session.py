@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,16 @@ CURVE_POINTS = 200
 WATCHED_STEPS = 16  # steps whose losses a GPU may owe us; waiting for each would leave it idle
 
 
+@runtime_checkable
+class Settling(Protocol):
+    """A module that remembers the extremes of what passes in a step, and draws its conclusions at the step's end."""
+
+    extremes: Tensor
+
+    def settle(self) -> None:
+        """Take in the extremes, which are those of all micro-batches and processes."""
+
+
 @dataclass
 class State:
     """Where a training stands: what a checkpoint holds beside tensors; JSON types only."""
@@ -74,10 +84,11 @@ class Session:
         score: Score | None,
         description: str,
         factors: Mapping[str, float] | None = None,
+        origin: str | None = None,
     ) -> None:
         """Move the network and the objective to the training's device and build the optimizer."""
         self.network, self.objective, self.features = network, objective, features
-        self.factors = dict(factors or {})
+        self.factors, self.origin = dict(factors or {}), origin
         self.settings, self.name, self.score = settings, description or "training", score
         self.teacher = teacher if objective.needs_teacher else None
         self.accelerator = accelerator()
@@ -100,6 +111,7 @@ class Session:
         table = sparse_table(network, self.device)
         self.gradients = Gradients(self.parameters, table, self.accelerator, settings.max_grad_norm)
         self.watched: list[tuple[int, Tensor, Sequence[Indices]]] = []
+        self._settling = [part for part in network.modules() if isinstance(part, Settling)]
 
     def finish(self) -> None:
         """Look at the last losses, and put the best weights back if later ones are no better."""
@@ -163,7 +175,7 @@ class Session:
         }
         if self.factors:
             facts["factors"] = self.factors
-        return digest(facts, self.network, self.objective)
+        return digest(facts, self.network if self.origin is None else self.origin, self.objective)
 
     def step(self) -> tuple[float, int]:
         """Do one optimizer step; return the last loss that is known and the number of examples."""
@@ -185,6 +197,7 @@ class Session:
         measured = self.gradients.finish(loss, rows)
         set_learning_rate(self.optimizer, learning_rate(step, self.plan.total, self.settings))
         self.optimizer.step()
+        self._settle()
         self.gradients.clear(rows)
         state.step += 1
         state.examples += len(everything)
@@ -192,6 +205,16 @@ class Session:
         if self.device.type == "cpu" or len(self.watched) >= WATCHED_STEPS:
             self.look()
         return state.loss_sum / max(1, state.loss_steps), len(everything)
+
+    def _settle(self) -> None:
+        """Let modules that watch what passes through them take in a whole step, of all processes."""
+        if self._settling and self.accelerator.num_processes > 1:
+            seen = torch.stack([part.extremes for part in self._settling])
+            torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
+            for part, extremes in zip(self._settling, seen, strict=True):
+                part.extremes.copy_(extremes)
+        for part in self._settling:
+            part.settle()
 
     def _backward(self, indices: Indices, counts: dict[str, int]) -> Tensor:
         collated, masking = self.features.collate(indices), self.objective.masking

@@ -253,7 +253,8 @@ def attention_places(
 
 
 def _projection(narrow: int, wide: int, generator: torch.Generator) -> nn.Linear:
-    linear = nn.Linear(narrow, wide)
+    with torch.random.fork_rng(devices=[]):  # the caller's generator stays put
+        linear = nn.Linear(narrow, wide)
     with torch.no_grad():
         linear.weight.normal_(0.0, 0.02, generator=generator)
         linear.bias.zero_()

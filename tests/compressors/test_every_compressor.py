@@ -110,6 +110,14 @@ def test_same_settings_give_the_same_weights(compressor, model, task):
 
 
 @everyone
+def test_the_caller_s_random_numbers_go_on_as_if_nothing_had_been(compressor, model, task):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    compressor.compress(model, task)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@everyone
 def test_history_tells_what_was_done(compressor, model, task):
     step = compressor.compress(model, task).history[-1]
     assert step.method == compressor.method
@@ -180,6 +188,25 @@ def test_int8_file_is_a_quarter(model, task, tmp_path):
     classifier = 2 * 16 * 4
     assert int8_tables == (float_tables - classifier) / 4
     assert {tensor.dtype for tensor in compressed.network.state_dict().values()} == {torch.int8, torch.float32}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("compressor", [PostTrainingQuantization(), QuantizationAwareTraining(**QUICK), KDLSQ(**QUICK)])
+def test_a_broken_model_is_not_rounded_to_a_whole_one(compressor, value, model, task):
+    model.network.state_dict()["encoder.layers.1.operations.1.intermediate.weight"][3, 2] = value
+    with pytest.raises(ConfigError, match=r"intermediate\.weight of the model has numbers that"):
+        compressor.compress(model, task)
+
+
+def test_fine_tuning_for_no_epochs_takes_a_quantized_model_as_it_is(model, task):
+    small = PostTrainingQuantization().compress(model, None)
+    again = FineTune(epochs=0).compress(small, task)
+    assert same_weights(weights_of(small), weights_of(again))
+    with pytest.raises(ConfigError, match=r"fine_tune: the model is quantized \(int8\)"):
+        FineTune(**QUICK).compress(small, task)
+    tables = PostTrainingQuantization(weight_bits=32, activation_bits=32, embedding_bits=4).compress(model, None)
+    with pytest.raises(ConfigError, match=r"is quantized \(4-bit\)"):
+        FineTune(**QUICK).compress(tables, task)
 
 
 def test_quantization_needs_no_task(model):

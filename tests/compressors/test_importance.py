@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -269,6 +270,26 @@ def test_units_are_chosen_once_even_if_training_is_interrupted(trained, task, tm
     assert resumed.history[-1].facts["selection"] == whole.history[-1].facts["selection"]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, resumed.network.state_dict()[name])
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 12}, {"importance": "least"}, {"seed": 5}])
+def test_units_are_chosen_anew_where_what_they_depend_on_has_changed(change, trained, task, tmp_path):
+    """An interrupted step's choice is no other step's, nor that of another model."""
+    compressor = ExtractThenDistill(importance="taylor", hidden_size=8, **{**SETTINGS, "epochs": 0})
+    context, after = Context(tmp_path / "step"), dataclasses.replace(compressor, **change)
+    compressor.compress(trained, task, context=context)
+    found = after.compress(trained, task, context=context)
+    assert found.spec == after.plan(trained.spec, task)
+    assert same_choice(found, after.compress(trained, task))
+    other = trained.copy()
+    with torch.no_grad():
+        other.network.encoder.embeddings.word.weight.mul_(torch.linspace(0.1, 3, 16))
+    assert not same_choice(found, after.compress(other, task, context=context))
+    assert same_choice(after.compress(other, task, context=context), after.compress(other, task))
+
+
+def same_choice(first, second):
+    return first.history[-1].facts["selection"] == second.history[-1].facts["selection"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bertcompress.data.sources import resolve_model
 from bertcompress.encoder import checkpoints
+from bertcompress.encoder.bits import TERNARY
 from bertcompress.encoder.convert import (
     default_pooler,
     from_chain,
@@ -544,12 +545,13 @@ def test_our_own_models_load_with_their_head_or_another(tmp_path):
     assert not torch.equal(tagging.classifier.weight, chain.classifier.weight)
 
 
-def test_our_own_quantized_models_load_and_get_no_new_pooler(tmp_path):
-    chain = make_chain(Head("tagging", 3), quantization=Quantization())
-    chain.encoder.embeddings.word.codes.random_(-127, 127)
+@pytest.mark.parametrize("bits", [8, 4, TERNARY])
+def test_our_own_quantized_models_load_and_get_no_new_pooler(bits, tmp_path):
+    chain = make_chain(Head("tagging", 3), quantization=Quantization(bits, bits))
+    chain.encoder.embeddings.word.stored.random_(0, 127)
     chain.save_pretrained(tmp_path)
     again = load_chain(tmp_path)
-    assert torch.equal(again.encoder.embeddings.word.codes, chain.encoder.embeddings.word.codes)
+    assert torch.equal(again.encoder.embeddings.word.stored, chain.encoder.embeddings.word.stored)
     assert load_chain(tmp_path, Head("classification", 2)).spec.head.num_labels == 2
     with pytest.raises(ConversionError, match=r"a quantized encoder gets no new encoder\.pooler"):
         load_chain(tmp_path, Head("classification", 2, "tanh"))

@@ -167,6 +167,14 @@ def test_a_saved_model_stays_whole_where_the_disk_takes_no_more(letters_tokenize
     assert {path.name for path in place.iterdir()} == before.keys()
 
 
+def test_a_quantized_encoder_gets_no_head_that_nothing_could_teach_it(letters_tokenizer):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 16), Head("tagging", 3))
+    model = PostTrainingQuantization(weight_bits=4).compress(Model.from_spec(spec, letters_tokenizer), None)
+    task = Task("other", "classification", ("x", "y"), "", train=Dataset.from_dict({"text": ["ab"]}))
+    with pytest.raises(ConfigError, match=r"for_task: the model is quantized \(4/8-bit\)"):
+        model.for_task(task)
+
+
 @pytest.mark.parametrize(
     "head", [Head("none"), Head("none", 0, "tanh"), Head("classification", 2, "tanh"), Head("masked_lm")]
 )

@@ -182,17 +182,26 @@ class ExtractThenDistill(Distillation):
         self, model: Model, planned: EncoderSpec, task: Task | None, context: Context | None
     ) -> tuple[Selection, dict[str, Any]]:
         """Choose units once: a resumed training must not choose others because sums were rounded otherwise."""
-        path = None if context is None or context.folder is None or not self._measures else context.folder / SELECTION
-        if path is not None and path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        if context is None or context.folder is None or not self._measures:
+            return self.select(model, planned, task)
+        path, mark = context.folder / SELECTION, self._mark(model, planned, task)
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if kept.get("mark") == mark:
             return Selection.from_dict(kept["selection"]), kept["facts"]
         selection, facts = self.select(model, planned, task)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(".draft")
-            draft.write_text(json.dumps({"selection": selection.describe(), "facts": facts}), encoding="utf-8")
-            draft.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps({"mark": mark, "selection": selection.describe(), "facts": facts}), "utf-8")
+        draft.replace(path)
         return selection, facts
+
+    def _mark(self, model: Model, planned: EncoderSpec, task: Task | None) -> str:
+        """Return a digest of all that the choice of units depends on."""
+        from bertcompress.training.checkpoint import digest
+
+        names = ("importance", "importance_loss", "importance_batches", "layers", "seed", "batch_size", "max_length")
+        settings = {name: getattr(self, name) for name in names}
+        return digest(settings, planned.to_dict(), task and task.fingerprint(), model.spec.to_dict(), model.network)
 
     @property
     def _measures(self) -> bool:

@@ -24,9 +24,10 @@ class FineTune(TrainingSettings):
         """Return the spec unchanged.
 
         Raises:
-            ConfigError: the encoder is quantized.
+            ConfigError: the encoder is quantized, and there are epochs to train it in.
         """
-        refuse_quantized(self.method, spec)
+        if self.epochs > 0:
+            refuse_quantized(self.method, spec)
         return spec
 
     def objective_weights(self, kind: str = "classification") -> dict[str, float]:

@@ -78,6 +78,11 @@ class PostTrainingQuantization:
                 f"PostTrainingQuantization.initialization: got {self.initialization!r}, allowed are "
                 f"{allowed(INITIALIZATIONS)}."
             )
+        if not self.quantization().short_name:
+            raise ConfigError(
+                "PostTrainingQuantization: got weight_bits=32 and no table of fewer bits, so nothing is quantized; "
+                "allowed are 1.58 (ternary) and 2 to 8 for weight_bits, or for embedding_bits with tables."
+            )
         for name, least in (("calibration_examples", 1), ("max_length", 2), ("seed", 0)):
             value: object = getattr(self, name)
             if value is not None or name != "max_length":
@@ -111,18 +116,20 @@ class PostTrainingQuantization:
         """Return the quantized model; no teacher is used, and data only where `needs_data`.
 
         Raises:
-            ConfigError: the model is quantized already, or data are needed and there is no task.
+            ConfigError: the model is quantized already, some of its weights are no finite numbers, or data are needed
+                and there is no task, or another than the model's head answers.
         """
         from bertcompress.compressors.fitting import step_of
-        from bertcompress.compressors.quantize.weights import quantize_state, quantized_names
+        from bertcompress.compressors.quantize.weights import quantize_state, quantized_names, refuse_not_finite
         from bertcompress.encoder.network import build
 
         spec = self.plan(model.spec, task)
+        refuse_not_finite(self.method, model.state())
         if self.needs_data:
             state = self._calibrated(model, require_task(self.method, task), spec)
         else:
             state = quantize_state(model.state(), spec, self.initialization)
-        network = build(spec, model.labels)
+        network = build(spec, model.labels, seed=0)
         network.load_state_dict(state)
         kept = [tensor.name for tensor in spec.tensors() if tensor.weights and tensor.dtype == "F32"]
         facts = {"quantized": quantized_names(spec), "kept_in_float": kept}
@@ -130,9 +137,12 @@ class PostTrainingQuantization:
 
     def _calibrated(self, model: Model, task: Task, spec: EncoderSpec) -> dict[str, Tensor]:
         """Return the state with stored steps of activations, which are found while weights are rounded."""
+        from bertcompress.compressors.fitting import check_head
         from bertcompress.compressors.quantize.learned import prepare, quantized_state
         from bertcompress.compressors.quantize.training import calibrate
 
+        if model.spec.head.task not in ("none", "masked_lm"):  # which can be calibrated on any texts
+            check_head(self.method, model, task)
         learner = model.copy()
         prepare(learner.network, spec, self.initialization)
         # By the largest magnitude, a few outliers would take the codes of all others, also at 8 bits.

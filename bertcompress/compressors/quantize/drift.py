@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from bertcompress.compressors.quantize.learned import LearnedEmbedding, LearnedStep
+from bertcompress.compressors.quantize.learned import LearnedEmbedding
+from bertcompress.compressors.quantize.steps import LearnedStep
 
 logger = logging.getLogger(__name__)
 

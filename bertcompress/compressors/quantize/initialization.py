@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,8 @@ CUT = 0.05  # share of the values that lie outside by the percentile rule, half 
 SAMPLE = 65_536  # sorted values of a row that the squared error is measured on
 LOWEST = 0.02  # share of the largest magnitude, the smallest bound that is tried for the squared error
 COARSE, FINE = 24, 12  # bounds tried between that and 1, and then around the best
-Magnitudes = NDArray[np.float32]
+ROWS = 4096  # whose histograms are compared at once
+Floats = NDArray[np.floating[Any]]
 
 
 def initial_step(values: Tensor, codes: CodeRange, method: str = "kl") -> Tensor:
@@ -86,27 +88,47 @@ def _kl(values: Tensor, codes: CodeRange) -> Tensor:
     bins = min(MOST_BINS, int(math.sqrt(magnitudes.shape[-1])))
     if bins <= levels + 1:
         return _max(values, codes)
-    bounds = [_kl_bound(row, levels, bins) for row in magnitudes.reshape(-1, magnitudes.shape[-1])]
-    return torch.tensor(bounds, device=values.device).reshape(values.shape[:-1]) / codes.high
+    rows = magnitudes.reshape(-1, magnitudes.shape[-1])
+    parts = [rows[first : first + ROWS] for first in range(0, len(rows), ROWS)]
+    bounds = torch.from_numpy(np.concatenate([_kl_bounds(some, levels, bins) for some in parts]))
+    return bounds.to(values.device, torch.float32).reshape(values.shape[:-1]) / codes.high
 
 
-def _kl_bound(magnitudes: Magnitudes, levels: int, bins: int) -> float:
-    peak = float(magnitudes.max())
-    if not peak > 0 or not math.isfinite(peak):
-        return 0.0
-    counts, _ = np.histogram(magnitudes, bins=bins, range=(0.0, peak))
-    shares = np.cumsum(counts / counts.sum())
-    best, least = bins - 0.5, math.inf
+def _kl_bounds(magnitudes: Floats, levels: int, bins: int) -> Floats:
+    """Return the bound of each row: the end of a bin with the smallest distance; 0 for a row that is all zero."""
+    peaks = magnitudes.max(-1).astype(np.float64)
+    usable = (peaks > 0) & np.isfinite(peaks)
+    peaks[~usable] = 1.0
+    shares = np.stack([_cumulative(*row, bins) for row in zip(np.nan_to_num(magnitudes), peaks, strict=True)])
+    best, least = np.full(len(peaks), bins - 0.5), np.full(len(peaks), math.inf)
     for end in range(levels + 1, bins):
-        clipped = shares.copy()
-        clipped[end - 1 :] = 1.0
-        few = np.interp(np.linspace(0, end - 1, levels), np.arange(end), clipped[:end])
-        again = clipped
-        again[:end] = np.interp(np.arange(end), np.linspace(0, end - 1, levels), few)
-        distance = float(np.sum((shares - again) * np.log2(shares / again, where=again > 0, out=np.zeros(bins))))
-        if distance < least:
-            best, least = end + 0.5, distance
-    return best * peak / bins
+        all_bins, few_levels = np.arange(end, dtype=np.float64), np.linspace(0, end - 1, levels)
+        again = shares.copy()
+        again[:, end - 1 :] = 1.0
+        again[:, :end] = _interp(all_bins, few_levels, _interp(few_levels, all_bins, again[:, :end]))
+        with np.errstate(divide="ignore"):  # shares of 0 have an infinite distance from others
+            logs = np.log2(np.divide(shares, again, out=np.ones_like(shares), where=again > 0))
+            distance = np.multiply(shares - again, logs, out=np.zeros_like(shares), where=logs != 0).sum(-1)
+        best, least = np.where(distance < least, end + 0.5, best), np.minimum(distance, least)
+    found: Floats = np.where(usable, best * peaks / bins, 0.0)
+    return found
+
+
+def _cumulative(magnitudes: Floats, peak: float, bins: int) -> Floats:
+    counts, _ = np.histogram(magnitudes, bins=bins, range=(0.0, peak))
+    found: Floats = np.cumsum(counts / max(1, counts.sum()))
+    return found
+
+
+def _interp(wanted: Floats, places: Floats, values: Floats) -> Floats:
+    """Return what `numpy.interp` does, for each row of values (rows, places); wanted lie between first and last."""
+    if len(values) == 1:
+        alone: Floats = np.interp(wanted, places, values[0])[np.newaxis]
+        return alone
+    left = np.clip(np.searchsorted(places, wanted, side="right") - 1, 0, len(places) - 2)
+    slope = (values[:, left + 1] - values[:, left]) / (places[left + 1] - places[left])
+    found: Floats = np.where(wanted == places[-1], values[:, -1:], slope * (wanted - places[left]) + values[:, left])
+    return found
 
 
 METHODS: dict[str, Callable[[Tensor, CodeRange], Tensor]] = {

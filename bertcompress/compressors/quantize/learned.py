@@ -15,125 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bertcompress.compressors.quantize.initialization import SMALLEST, initial_step
+from bertcompress.compressors.quantize.initialization import SMALLEST
+from bertcompress.compressors.quantize.steps import LearnedStep, TrackedStep, multiplied
 from bertcompress.compressors.quantize.weights import method_for, quantized_names, stored_codes
-from bertcompress.encoder.bits import WHOLE, CodeRange, code_range
+from bertcompress.encoder.bits import WHOLE, code_range
 from bertcompress.encoder.lsq import fake_quantize
 from bertcompress.encoder.quantized import Embedding, site_ranges
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tensors import Quantization
-
-MOMENTUM = 0.9  # of the average that activations' steps follow
-LARGEST_LOG = 16.0  # beyond it, a step or one over it would soon be no float
-
-
-class LearnedStep(nn.Module):
-    """Step sizes that are learned as logarithms: they stay above 0, and an update changes them by a share.
-
-    KDLSQ's released code learns the bound itself, whose sign nothing keeps.
-    """
-
-    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "clip", *, offset: bool = False) -> None:
-        """Begin with steps of one.
-
-        Args:
-            codes: the range of codes.
-            groups: number of step sizes.
-            gradient: of values outside the range, see `fake_quantize`.
-            offset: whether what code 0 stands for is learned too (LSQ+, arXiv 2004.09576); it is kept in steps, so
-                that a share of the step is a share of the whole range.
-        """
-        super().__init__()
-        self.codes, self.gradient = codes, gradient
-        self.log_step = nn.Parameter(torch.zeros(groups))
-        self.offset_steps = nn.Parameter(torch.zeros(groups)) if offset else None
-        self.method: str | None = None  # while it is set, a step is found in the values that pass
-
-    @property
-    def step(self) -> Tensor:
-        """The step sizes, (groups,), from e^-16 to e^16."""
-        return self.log_step.clamp(-LARGEST_LOG, LARGEST_LOG).exp()
-
-    @property
-    def offset(self) -> Tensor | None:
-        """What code 0 stands for, (groups,); None is 0."""
-        return None if self.offset_steps is None else self.offset_steps * self.step
-
-    @torch.no_grad()
-    def begin(self, values: Tensor, method: str) -> None:
-        """Set the steps by values (groups, count), and offsets, if there are any, to the lowest of them."""
-        self.place(*self.found(values, method))
-
-    def found(self, values: Tensor, method: str) -> tuple[Tensor, Tensor]:
-        """Return steps and offsets, (groups,), for values (groups, count); offsets are 0 where there are none."""
-        if self.offset_steps is None:
-            return initial_step(values, self.codes, method), torch.zeros_like(self.log_step)
-        lowest = values.float().amin(-1)
-        return initial_step(values - lowest.unsqueeze(-1), self.codes, method), lowest
-
-    def place(self, step: Tensor, offset: Tensor) -> None:
-        """Set steps and, if there are any, offsets, (groups,)."""
-        self.log_step.copy_(step.log())
-        if self.offset_steps is not None:
-            self.offset_steps.copy_(offset / self.step)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Round activations of any shape, all with the same step, for a product."""
-        if self.method is not None:
-            self.begin(values.reshape(1, -1), self.method)
-        given = (values, self.step, self.codes, self.offset)
-        return fake_quantize(*given, gradient=self.gradient, dtype=_multiplied(values))
-
-    def of_rows(self, weight: Tensor) -> Tensor:
-        """Round a weight (rows, columns), of which equal groups of rows share a step, for a product."""
-        steps = self.step
-        each = steps if len(steps) in (1, len(weight)) else steps.repeat_interleave(len(weight) // len(steps))
-        return fake_quantize(weight, each.unsqueeze(-1), self.codes, gradient=self.gradient, dtype=_multiplied(weight))
-
-    def of_chosen(self, rows: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
-        """Round some rows of a weight.
-
-        Args:
-            rows: (..., columns).
-            ids: their numbers, (...,).
-            weight: all rows.
-        """
-        steps = self.step
-        step = steps[ids].unsqueeze(-1) if len(steps) > 1 else steps
-        return fake_quantize(rows, step, self.codes, gradient=self.gradient)
-
-
-class TrackedStep(LearnedStep):
-    """Step sizes that follow the largest magnitudes of the values: a weight's at once, activations' by an average."""
-
-    def __init__(self, codes: CodeRange, groups: int = 1, gradient: str = "ste", *, offset: bool = False) -> None:
-        """Begin with steps of one; see `LearnedStep`. They are no parameters."""
-        super().__init__(codes, groups, gradient, offset=offset)
-        del self.log_step, self.offset_steps
-        self.register_buffer("log_step", torch.zeros(groups))
-        self.register_buffer("offset_steps", torch.zeros(groups) if offset else None)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Round activations, and in training let the step follow them."""
-        if self.training and self.method is None:
-            with torch.no_grad():
-                step, lowest = self.found(values.reshape(1, -1), "max")
-                before = lowest if self.offset is None else self.offset
-                self.place(torch.lerp(step, self.step, MOMENTUM), torch.lerp(lowest, before, MOMENTUM))
-        return super().forward(values)
-
-    def of_rows(self, weight: Tensor) -> Tensor:
-        """Round a weight by its own largest magnitudes."""
-        self._follow(weight)
-        return super().of_rows(weight)
-
-    def of_chosen(self, rows: Tensor, ids: Tensor, weight: Tensor) -> Tensor:
-        """Round some rows of a weight by its own largest magnitudes."""
-        self._follow(weight)
-        return super().of_chosen(rows, ids, weight)
-
-    def _follow(self, weight: Tensor) -> None:
-        self.begin(weight.reshape(len(self.log_step), -1), "max")
 
 
 class LearnedLinear(nn.Module):
@@ -351,6 +240,7 @@ def quantized_state(network: nn.Module, spec: EncoderSpec) -> dict[str, Tensor]:
     for tensor in spec.tensors():
         name, _, kind = tensor.name.rpartition(".")
         if kind in ("codes", "packed"):
+            learned[name].weight_step.follow(learned[name].weight)  # which the last update has changed
             bits = spec.quantization.embedding_bits if tensor.table else spec.quantization.weight_bits
             state[tensor.name] = stored_codes(state.pop(f"{name}.weight").float(), learned[name].weight_step.step, bits)
         elif kind == "input_step":
@@ -372,13 +262,7 @@ def _rounded_by_token(inputs: Tensor, bits: int) -> Tensor:
         return inputs
     codes = code_range(bits)
     step = inputs.detach().float().abs().amax(-1, keepdim=True).clamp_min(SMALLEST) / codes.high
-    return fake_quantize(inputs, step, codes, gradient="ste", dtype=_multiplied(inputs))
-
-
-def _multiplied(values: Tensor) -> torch.dtype:
-    """Return the type in which a matrix product takes values: autocast's, where that is on."""
-    device = values.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
+    return fake_quantize(inputs, step, codes, gradient="ste", dtype=multiplied(inputs))
 
 
 def _sites(spec: EncoderSpec) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -106,7 +107,7 @@ class QuantizedTraining(Distillation):
         from bertcompress.compressors.quantize.learned import prepare
         from bertcompress.encoder.network import build
 
-        network = build(spec.replace(quantization=None))
+        network = build(spec.replace(quantization=None), seed=0)
         prepare(network, spec, "max", self.weight_gradient, learned=self.learned)
         return network
 
@@ -124,19 +125,22 @@ class QuantizedTraining(Distillation):
         """Return the quantized model, trained to behave like its teacher, by default like the model as it came in.
 
         Raises:
-            ConfigError: there is no task, the model is quantized, or shapes do not fit.
+            ConfigError: there is no task, the model is quantized, some of its weights are no finite numbers, or shapes
+                do not fit.
             DataError: teacher and student order their labels differently.
         """
         from bertcompress.compressors.fitting import fit, step_of
         from bertcompress.compressors.quantize.drift import drift, log_drift, step_sizes
         from bertcompress.compressors.quantize.learned import prepare, quantized_state
-        from bertcompress.compressors.quantize.weights import quantized_names
+        from bertcompress.compressors.quantize.weights import quantized_names, refuse_not_finite
         from bertcompress.encoder.network import build
 
         source = model if self.own_teacher or teacher is None else teacher
         spec = self.plan(model.spec, task, teacher=source.spec)
         task = require_task(self.method, task)
+        refuse_not_finite(self.method, model.state())
         learner = self._learner(model)
+        origin = self._origin(learner)
         settings = self.fitted(model.spec, source.spec, task.kind, model.max_length)
         prepare(learner.network, spec, self.begins_by(), self.weight_gradient, learned=self.learned)
         calibrate(learner, task, self.seed, self.max_length, self.batch_size, self.begins_by())
@@ -151,10 +155,11 @@ class QuantizedTraining(Distillation):
             teacher=source,
             context=context,
             factors=self.factors(),
+            origin=origin,
         )
         moved = drift(begun, step_sizes(learner.network))
         log_drift((context and context.label) or self.method, moved)
-        network = build(spec, model.labels)
+        network = build(spec, model.labels, seed=0)
         network.load_state_dict(quantized_state(learner.network, spec))
         facts = {
             "quantized": quantized_names(spec),
@@ -165,6 +170,13 @@ class QuantizedTraining(Distillation):
         done.null_threshold = learner.null_threshold
         return done
 
+    def _origin(self, learner: Model) -> str:
+        """Return a digest of what the network with quantizers is made from."""
+        from bertcompress.training.checkpoint import digest
+
+        how = [self.weight_gradient, self.learned, self.begins_by()]
+        return digest(dataclasses.asdict(self.quantization()), how, learner.network)
+
     def _learner(self, model: Model) -> Model:
         """Return a copy of the model that is trained, with the dropout that is wanted."""
         from bertcompress.encoder.network import build
@@ -172,13 +184,15 @@ class QuantizedTraining(Distillation):
         if self.dropout is None:
             return model.copy()
         rates = dict.fromkeys(("hidden_dropout", "attention_dropout", "classifier_dropout"), self.dropout)
-        network = build(model.spec.replace(**rates), model.labels)
+        network = build(model.spec.replace(**rates), model.labels, seed=0)
         network.load_state_dict(model.state())
         return model.after(network=network)
 
 
 def calibrate(learner: Model, task: Task, seed: int, max_length: int | None, examples: int, method: str) -> None:
     """Find the steps of activations in what some training examples send through the network, in one batch.
+
+    Heads that are left in float are not run: of hidden tokens, one has a logit for each word of the vocabulary.
 
     Args:
         learner: whose network was prepared.
@@ -211,5 +225,8 @@ def calibrate(learner: Model, task: Task, seed: int, max_length: int | None, exa
     batch = features.collate(drawn)
     device = next(learner.network.parameters()).device
     named = {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    with torch.no_grad(), calibrating(learner.network, method):
-        learner.network.eval()(**named)
+    network = learner.network.eval()
+    with torch.no_grad(), calibrating(network, method):
+        encoded = getattr(network, "encoder", network)(**named)
+        if hasattr(network, "transform"):
+            network.transform(encoded.last_hidden_state)

@@ -13,6 +13,7 @@ from bertcompress.encoder.bits import code_range
 from bertcompress.encoder.lsq import to_codes
 from bertcompress.encoder.packing import pack
 from bertcompress.encoder.spec import EncoderSpec
+from bertcompress.errors import ConfigError
 
 
 def quantized_names(spec: EncoderSpec) -> list[str]:
@@ -45,6 +46,20 @@ def quantize_state(
         result[codes.name] = stored_codes(weight, found, width)
         result[step.name] = found
     return result
+
+
+def refuse_not_finite(method: str, state: Mapping[str, Tensor]) -> None:
+    """Refuse a broken model: rounding would hide what is broken, as codes are finite.
+
+    Raises:
+        ConfigError: names the first tensor that has other than finite numbers.
+    """
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ConfigError(
+                f"{method}: {name} of the model has numbers that are not finite (NaN or infinite), so the model is "
+                "broken; train it again, or take an older copy."
+            )
 
 
 def method_for(bits: float, initialization: str | None) -> str:

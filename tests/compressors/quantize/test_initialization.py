@@ -90,6 +90,38 @@ def test_odd_values_give_a_step_that_can_divide(method, values):
     assert not step.isnan().any()
 
 
+def slow_kl_bound(magnitudes, levels, bins):
+    """One row, as the released code has it, with numpy's own interpolation."""
+    peak = float(magnitudes.max())
+    counts, _ = np.histogram(magnitudes, bins=bins, range=(0.0, peak))
+    shares = np.cumsum(counts / counts.sum())
+    best, least = bins - 0.5, math.inf
+    for end in range(levels + 1, bins):
+        again = shares.copy()
+        again[end - 1 :] = 1.0
+        few = np.interp(np.linspace(0, end - 1, levels), np.arange(end), again[:end])
+        again[:end] = np.interp(np.arange(end), np.linspace(0, end - 1, levels), few)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = (shares - again) * np.log2(shares / again)
+        distance = float(np.where(again > 0, terms, 0.0).sum())
+        if distance < least:
+            best, least = end + 0.5, distance
+    return best * peak / bins
+
+
+@pytest.mark.parametrize("bits", [TERNARY, 2, 3, 4])
+def test_many_rows_at_once_have_the_bounds_that_they_have_one_by_one(bits):
+    """Also where the smallest bins are empty, so that a share is 0."""
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(4200, 400, generator=random)
+    values[::3] = values[::3].sign() * values[::3].abs().clamp_min(0.7)
+    steps, codes = initial_step(values, code_range(bits), "kl"), code_range(bits)
+    levels = max(codes.high, (codes.levels + 1) // 2)
+    for row in (0, 1, 2, 3, 4095, 4096, 4199):
+        bound = slow_kl_bound(values[row].abs().numpy(), levels, 20)
+        assert float(steps[row]) == pytest.approx(bound / codes.high, rel=1e-6)
+
+
 def test_unsigned_codes_use_their_whole_range():
     values = torch.rand(1, 200_000, generator=torch.Generator().manual_seed(0))
     codes = code_range(8, signed=False)

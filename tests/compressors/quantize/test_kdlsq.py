@@ -10,8 +10,10 @@ import torch
 
 from bertcompress.compressors import KDLSQ, Distill, PostTrainingQuantization, QuantizationAwareTraining
 from bertcompress.compressors.quantize.drift import drift, log_drift, step_sizes
-from bertcompress.compressors.quantize.learned import LearnedLinear
+from bertcompress.compressors.quantize.learned import LearnedEmbedding, LearnedLinear
+from bertcompress.data.tasks import Task
 from bertcompress.encoder.network import build
+from bertcompress.encoder.quantized import Embedding
 from bertcompress.encoder.spec import (
     Attention,
     Embeddings,
@@ -24,6 +26,7 @@ from bertcompress.encoder.spec import (
 )
 from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import ConfigError, DataError
+from bertcompress.model import Model
 from bertcompress.pipeline.chain import objective_of
 from bertcompress.training.optimizers import build_optimizer, set_learning_rate
 from bertcompress.training.settings import TrainingSettings
@@ -64,6 +67,27 @@ def test_without_training_examples_no_step_can_be_found(model, task):
     for method in (KDLSQ(**QUICK), PostTrainingQuantization(activation_steps="tensor")):
         with pytest.raises(DataError, match=rf"found in training examples, of which task {task.name} has none"):
             method.compress(model, empty)
+
+
+@pytest.mark.parametrize("method", [KDLSQ(**QUICK), PostTrainingQuantization(activation_steps="tensor")])
+def test_steps_are_found_without_a_logit_for_each_word(method, small_spec, letters_tokenizer, task, monkeypatch):
+    """They are most of a masked-LM network's memory; the transform before them has steps too."""
+    model = Model.from_spec(small_spec.replace(head=Head("masked_lm")), letters_tokenizer, seed=7)
+    texts = Task("texts", "unlabelled", (), "", train=task.train.remove_columns("label"))
+
+    def never(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(Embedding, "decode", never)
+    monkeypatch.setattr(LearnedEmbedding, "decode", never)
+    found = method.compress(model, texts)
+    assert float(found.network.state_dict()["transform.input_step"]) not in (0.0, 1.0)
+
+
+def test_steps_are_not_found_in_texts_of_another_task(model, task):
+    tagging = dataclasses.replace(task, labels=("a", "b", "c"))
+    with pytest.raises(ConfigError, match="the model's head is classification with 2 outputs, and task letters needs"):
+        PostTrainingQuantization(activation_steps="tensor").compress(model, tagging)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

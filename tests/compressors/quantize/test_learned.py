@@ -8,17 +8,15 @@ from torch.nn import functional as F
 
 from bertcompress.compressors import KDLSQ
 from bertcompress.compressors.quantize.learned import (
-    MOMENTUM,
     LearnedEmbedding,
     LearnedLinear,
     LearnedSites,
-    LearnedStep,
-    TrackedStep,
     activation_steps,
     calibrating,
     prepare,
     quantized_state,
 )
+from bertcompress.compressors.quantize.steps import MOMENTUM, LearnedStep, TrackedStep
 from bertcompress.compressors.quantize.weights import quantize_state
 from bertcompress.encoder.bits import code_range
 from bertcompress.encoder.network import build
@@ -188,12 +186,16 @@ def test_tracked_steps_follow_the_largest_magnitudes():
     step.of_rows(weight * 3)
     assert float(step.step) == pytest.approx(6 / 127)  # at once
     step.train()
-    step(torch.tensor([12.7]))
+    for value in (-12.7, 3.0):  # two micro-batches
+        step(torch.tensor([value]))
+        assert float(step.step) == pytest.approx(6 / 127)
+    step.settle()
     assert float(step.step) == pytest.approx(MOMENTUM * 6 / 127 + (1 - MOMENTUM) * 0.1)  # by an average
     before = float(step.step)
     step.eval()
     step(torch.tensor([1000.0]))
-    assert float(step.step) == before
+    step.settle()
+    assert float(step.step) == pytest.approx(before)
     assert not list(step.parameters())
 
 
@@ -214,8 +216,36 @@ def test_offsets_begin_at_the_lowest_value_and_use_all_codes(kind):
     assert errors[0] < 0.35 * errors[1]  # a quarter, were all codes of the symmetric one above -0.17 twice as far apart
     if kind is TrackedStep:
         step.train()(values * 2 + 1)
+        step.settle()
         assert float(step.offset.detach()) == pytest.approx(MOMENTUM * -0.17 + (1 - MOMENTUM) * 0.66, abs=1e-3)
         assert not list(step.parameters())
+
+
+@pytest.mark.parametrize("kind", [LearnedStep, TrackedStep])
+def test_a_row_of_zeros_begins_with_the_others_step_and_can_leave_zero(kind):
+    weight = torch.tensor([[0.5, -1.0], [0.0, 0.0], [0.25, 2.0], [1.5, 0.0]])
+    step = kind(code_range(2), groups=4)
+    step.begin(weight, "max")
+    torch.testing.assert_close(step.step.detach(), torch.tensor([1.0, 1.5, 2.0, 1.5]))
+    step.begin(torch.zeros(4, 2), "max")
+    assert float(step.step.detach().min()) == pytest.approx(0.04)
+
+
+def test_what_is_all_zero_is_learnt():
+    """A word's row that was zero: its step must not hold it there."""
+    network, wanted = make(PLAIN), PLAIN.replace(quantization=QUANTIZATIONS["kdlsq-2"])
+    with torch.no_grad():
+        network.encoder.embeddings.word.weight[7] = 0.0
+    prepare(network, wanted, "kl")
+    network.eval()
+    before = network(torch.tensor([[7]])).logits.detach()
+    optimizer = torch.optim.AdamW([network.encoder.embeddings.word.weight], lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (-network(torch.tensor([[7]])).logits[0, 0]).backward()
+        optimizer.step()
+    assert float(network.encoder.embeddings.word(torch.tensor([7])).detach().abs().max()) > 0.05
+    assert float((network(torch.tensor([[7]])).logits - before)[0, 0]) > 0.01
 
 
 def test_smoothing_changes_nothing_but_what_rounding_loses():

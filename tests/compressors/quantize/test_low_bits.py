@@ -242,6 +242,8 @@ def test_weights_that_are_multiplied_as_floats_are_found_once_and_again_when_the
     ("changes", "message"),
     [
         ({"weight_bits": 9}, r"Quantization.weight_bits: got 9, allowed are 1.58 \(ternary\), 2 to 8, and 32"),
+        ({"weight_bits": 32, "activation_bits": 32, "tables": []}, "so nothing is quantized"),
+        ({"weight_bits": 32, "activation_bits": 32, "embedding_bits": 32}, "so nothing is quantized"),
         ({"weight_bits": 32}, "weight_bits=32 with activation_bits=8 has no integer matrix product"),
         ({"weight_steps": "head"}, "Quantization.weight_steps: got 'head', allowed are 'row', 'tensor'"),
         ({"activation_offset": True}, "activation_offset: got True with activation_steps='token'"),
@@ -313,3 +315,26 @@ def test_stored_steps_at_8_bits_keep_the_answers(model, task):
     quantized = PostTrainingQuantization(activation_steps="tensor", attention=True, shared_inputs=False)
     ours, theirs = (each.predict(task.test).logits for each in (quantized.compress(model, task), model))
     assert abs(ours - theirs).max() < 0.05 * abs(theirs).max()
+
+
+@pytest.mark.parametrize("how", [{}, {"activation_steps": "tensor"}, {"weight_bits": 4}])
+def test_products_of_integers_say_that_they_have_no_gradient(how, network):
+    """Also in evaluation: an attack or an explanation by gradients would be told nonsense."""
+    wanted = network.spec.replace(quantization=Quantization(**how))
+    quantized = build(wanted)
+    shapes = {tensor.name: tensor.shape for tensor in wanted.tensors()}
+    stored = quantize_state(network.state_dict(), wanted)
+    missing = {name: torch.full(shape, 0.1) for name, shape in shapes.items() if name not in stored}
+    quantized.load_state_dict({**stored, **missing})
+    for training in (True, False):
+        logits = quantized.train(training)(torch.arange(1, 13).view(2, 6)).logits  # which itself is no error
+        with pytest.raises(ConfigError, match="products of integers have no gradient; train before quantizing"):
+            logits.sum().backward()
+
+
+def test_floats_times_codes_have_a_gradient(network):
+    wanted = network.spec.replace(quantization=Quantization(4, 4, 32))
+    quantized = build(wanted)
+    quantized.load_state_dict(quantize_state(network.state_dict(), wanted))
+    quantized(torch.arange(1, 13).view(2, 6)).logits.sum().backward()
+    assert float(quantized.encoder.embeddings.norm.weight.grad.abs().max()) > 0
