@@ -57,6 +57,18 @@ def test_a_file_is_judged_in_the_precision_that_is_asked_for(place):
     assert fast["file_bytes"] == exact["file_bytes"]
 
 
+def test_a_model_that_is_quantized_already_can_be_judged_and_exported(place):
+    config = write_config(place / "toy.yaml", compress=[STUDENT, QUANTIZE])
+    runs.run(config, place / "runs/toy")
+    made = {"model": str(place / "runs/toy" / STEPS[2]), "epochs": 0}
+    again = write_config(place / "again.yaml", teacher=made, compress=[], export=["onnx"])
+    runs.run(again, place / "runs/again")
+    before = json.loads((place / "runs/toy/results.json").read_text())["models"][2]
+    whole, exported = json.loads((place / "runs/again/results.json").read_text())["models"]
+    assert whole["scores"] == before["scores"] == exported["scores"]
+    assert exported["facts"]["integer_products"] == 9
+
+
 def test_what_cannot_be_exported_is_refused_before_anything_is_trained(place):
     config = write_config(place / "toy.yaml", compress=[{**STUDENT, "epochs": 3}, QUANTIZE], export=["openvino"])
     with pytest.raises(ConfigError, match="activation_steps='tensor'"):
