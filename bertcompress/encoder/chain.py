@@ -163,6 +163,7 @@ class ChainPreTrainedModel(PreTrainedModel):
         with _without_progress_bars():
             super().save_pretrained(save_directory, *args, **kwargs)
         self.config.weights_sha256 = integrity.checksums(Path(save_directory))
+        self.config.encoder_sha256 = integrity.digest(self.config.encoder_spec)
         self.config.save_pretrained(save_directory)
 
 

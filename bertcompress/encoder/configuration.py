@@ -20,6 +20,7 @@ class ChainConfig(PreTrainedConfig):
     encoder_spec: dict[str, Any] | None = None
     format_version: int = integrity.FORMAT_VERSION
     weights_sha256: dict[str, str] | None = None
+    encoder_sha256: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse a format that is newer than this library."""

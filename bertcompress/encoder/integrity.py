@@ -40,13 +40,19 @@ def checksums(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
+def digest(value: object) -> str:
+    """Return the hex digest of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def verify(folder: Path) -> None:
-    """Check the weight files of a saved model against the digests in its config.json.
+    """Check a saved model's weight files, and the description of its encoder, against the digests in its config.json.
 
     A folder without digests, or a name that is no local folder, is left to the loader.
 
     Raises:
-        CheckpointError: config.json does not parse, or a weight file is missing, damaged or truncated.
+        CheckpointError: config.json does not parse, the description was changed, or a weight file is missing, damaged
+            or truncated.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -55,6 +61,11 @@ def verify(folder: Path) -> None:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Save or copy the model again.") from error
+    if config.get("encoder_sha256") not in (None, digest(config.get("encoder_spec"))):
+        raise CheckpointError(
+            f"{path} is damaged or was edited: its encoder_spec does not give the checksum encoder_sha256, and the "
+            "network would compute something else. Save or copy the model again."
+        )
     for name, expected in (config.get("weights_sha256") or {}).items():
         file = folder / name
         if not file.is_file():

@@ -36,7 +36,7 @@ TARGETS = {"onnx": ("onnx", "fp32"), "openvino": ("openvino", "fp32"), "openvino
 ROWS, LENGTH = 8, 32  # of the random examples that are compared
 # A file is not the model where the root of the mean squared difference of logits exceeds this share of their spread; of
 # calibrated networks at most 0.02 was seen. Where logits do not spread, this share of the largest is allowed.
-UNLIKE, ROUNDING = 0.5, 1e-3
+UNLIKE, ROUNDING = 0.2, 1e-3
 
 
 @dataclass(frozen=True)

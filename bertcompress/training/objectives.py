@@ -134,6 +134,7 @@ def build_objective(
     temperature: float = 2.0,
     relation_heads: int | None = None,
     count_pads: bool = False,
+    project_always: bool | None = None,
     kind: str = "classification",
     seed: int = 0,
     masking: Masking | None = None,
@@ -149,6 +150,7 @@ def build_objective(
         temperature: of "soft", above 0.
         relation_heads: of "query_relation" and its like, see `RelationTerm`.
         count_pads: "hidden" and "attention" as in TinyBERT's released code, see `HiddenTerm` and `AttentionTerm`.
+        project_always: whether "hidden" projects equal widths as well; None is as `count_pads`.
         kind: the task's kind.
         seed: of the projections' initial weights.
         masking: how "mlm" hides tokens.
@@ -172,7 +174,11 @@ def build_objective(
             terms[name] = _embedding_term(student, teacher, seed)
         else:
             pairs = pairs_of(name, mapping, student.num_layers, teacher.num_layers)
-            terms[name] = _layer_term(name, pairs, student, teacher, seed, relation_heads, count_pads)
+            terms[name] = (
+                HiddenTerm(pairs, student, teacher, seed, released=count_pads, always=project_always)
+                if name == "hidden"
+                else _layer_term(name, pairs, student, teacher, seed, relation_heads, count_pads)
+            )
         term = terms[name]
         if selected is not None and isinstance(term, (StatesTerm, EmbeddingTerm)):
             term.begin_with(selected)
@@ -188,8 +194,6 @@ def _layer_term(
     relation_heads: int | None,
     count_pads: bool,
 ) -> Term:
-    if name == "hidden":
-        return HiddenTerm(pairs, student, teacher, seed, released=count_pads)
     if name == "attention":
         return AttentionTerm(pairs, student, teacher, released=count_pads)
     if name == "attention_distribution":

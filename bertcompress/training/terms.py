@@ -87,7 +87,14 @@ class HiddenTerm(StatesTerm):
     name = "hidden"
 
     def __init__(
-        self, pairs: Pairs, student: EncoderSpec, teacher: EncoderSpec, seed: int = 0, *, released: bool = False
+        self,
+        pairs: Pairs,
+        student: EncoderSpec,
+        teacher: EncoderSpec,
+        seed: int = 0,
+        *,
+        released: bool = False,
+        always: bool | None = None,
     ) -> None:
         """Take the pairs; see `StatesTerm`.
 
@@ -98,8 +105,9 @@ class HiddenTerm(StatesTerm):
             seed: of the projections' weights.
             released: as in TinyBERT's released code: pads count, and every state is projected. A micro-batch then
                 weighs as its examples do.
+            always: whether equal widths are projected as well; None is as `released`.
         """
-        super().__init__(pairs, student, teacher, seed, always=released)
+        super().__init__(pairs, student, teacher, seed, always=released if always is None else always)
         self.released = self.needs_pads = released
         self.unit: Unit = "example" if released else "token"
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from bertcompress.encoder.convert import load_chain
 from bertcompress.encoder.network import ChainForSequenceClassification, ChainModel, build, chain_config
 from bertcompress.encoder.quantized import LEVELS, QuantizedLinear
 from bertcompress.encoder.spec import (
@@ -84,7 +85,6 @@ FRESH = """
     from pathlib import Path
     from safetensors.torch import load_file, save_file
     import transformers
-    from bertcompress.encoder.convert import load_chain
     CLASSES = {"none": "Model", "classification": "ModelForSequenceClassification",
                "regression": "ModelForSequenceClassification", "question_answering": "ModelForQuestionAnswering",
                "tagging": "ModelForTokenClassification", "masked_lm": "ModelForMaskedLM"}
@@ -196,6 +196,23 @@ def test_a_missing_file_and_a_damaged_configuration_are_refused(saved):
     (saved / "config.json").write_text('{"model_type": "bertcompress", ')
     with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
         ChainForSequenceClassification.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("activation_bits", 4), ("attention_bits", 4), ("weight_bits", 4), ("tables", ["word"]), ("shared_inputs", False)],
+)
+def test_an_edited_description_is_refused(field, value, tmp_path):
+    """Some fields change what is computed and no tensor's shape."""
+    make_network(quantization=Quantization(activation_steps="tensor", attention_bits=8)).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    assert values["encoder_spec"]["quantization"][field] != value
+    values["encoder_spec"]["quantization"][field] = value
+    path.write_text(json.dumps(values))
+    assert "its encoder_spec does not give the checksum encoder_sha256" in load_both_ways(tmp_path)
+    with pytest.raises(CheckpointError, match="damaged or was edited"):
+        load_chain(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,15 @@ def test_the_table_says_what_and_why():
     assert words["position embeddings"].endswith("`tables` leaves it out")
     assert words["output layer"].endswith("its errors would be those of the logits")
     assert lines[-1].startswith("all")
+    base = EncoderSpec(Embeddings(30522, 768), uniform_layers(12, 768, 12, 3072), Head(pooler="tanh"))
+    rows = storage_table(base.replace(quantization=quantization)).splitlines()
+    assert next(row for row in rows if row.startswith("word")).split()[2:] == [
+        "2",
+        "23,440,896",
+        "89.42",
+        "5.59",
+        "16.00",
+    ]
     whole = storage_table(PLAIN)
     assert "nothing else was asked for" in whole
 

@@ -96,6 +96,10 @@ class KDLSQ(QuantizedTraining):
                 del weights["attention"]
         return dataclasses.replace(self, objective=weights, mapping=mapping)
 
+    def learns(self) -> dict[str, Any]:
+        """Return what `build_objective` must know beside the weights; equal widths need no projection here."""
+        return {**super().learns(), "project_always": False}
+
     def begins_by(self) -> str:
         """Return how step sizes begin."""
         return self.initialization

@@ -191,6 +191,7 @@ def test_factors_are_of_the_groups_that_names_say():
         "network.a.weight": torch.nn.Parameter(torch.ones(2, 2)),
         "network.a.weight_step.log_step": torch.nn.Parameter(torch.ones(1)),
         "network.a.input_steps.0.log_step": torch.nn.Parameter(torch.ones(1)),
+        "network.a.input_steps.0.offset_steps": torch.nn.Parameter(torch.ones(1)),
         "network.norm.bias": torch.nn.Parameter(torch.ones(2)),
     }
     settings = KDLSQ(learning_rate=1e-4, weight_step_rate=1e-2, activation_step_rate=1e-3)
@@ -207,6 +208,7 @@ def test_factors_are_of_the_groups_that_names_say():
         "network.norm.bias": (5e-5, 0.0),
         "network.a.weight_step.log_step": (pytest.approx(5e-3), 0.0),
         "network.a.input_steps.0.log_step": (pytest.approx(5e-4), 0.0),
+        "network.a.input_steps.0.offset_steps": (pytest.approx(5e-4), 0.0),
     }
 
 
