@@ -185,7 +185,10 @@ def submit(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder or name.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A model's folder or name, or an exported file.", show_default=False),
+    ],
     task: Annotated[str, typer.Option("--task", help="A task's name or file.", show_default=False)],
     teacher: Annotated[str | None, typer.Option("--teacher", help="The model to be loyal to, the baseline.")] = None,
     metrics: Annotated[
@@ -226,13 +229,21 @@ def _subject(model: str, task: Task, precision: str | None) -> Model:
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's folder or name.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help="onnx, openvino, or bert: a plain transformers BERT.")] = "onnx",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="onnx, openvino, or bert: a plain transformers BERT; default: as the output's name says, or onnx.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file, or bert's folder; default: beside the model.")
     ] = None,
 ) -> None:
     """Write a model for ONNX Runtime, OpenVINO or plain transformers, and check what was written."""
     suffixes = {"onnx": ".onnx", "openvino": ".xml", "bert": "-bert"}
+    if to is None:
+        to = "openvino" if output is not None and output.suffix == ".xml" else "onnx"
     if to not in suffixes:
         raise ConfigError(f"--to: got {to!r}, allowed are {allowed(suffixes)}.")
     from bertcompress.model import Model

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from bertcompress.data.base import make_dataset
 from bertcompress.data.feature_cache import usable_cache
 from bertcompress.data.features import Features, featurize
 from bertcompress.data.sources import resolve_model
@@ -134,7 +135,7 @@ class Model:
 
     def predict(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Sequence[str],
         *,
         max_length: int | None = None,
         max_tokens: int = PREDICTION_TOKENS,
@@ -143,7 +144,8 @@ class Model:
         """Answer every example, in the order of the data set.
 
         Args:
-            dataset: with the columns that the task's kind has, see `Task`; labels, tags and answers may be missing.
+            dataset: with the columns that the task's kind has, see `Task`; labels, tags and answers may be missing. Or
+                a list of texts.
             max_length: tokens an example is cut to; by default all that the network takes. Longer sentences are
                 tagged in several parts, longer contexts searched in overlapping windows (of 384 tokens by default).
             max_tokens: padded tokens in one forward.
@@ -162,6 +164,7 @@ class Model:
                 "Model.from_pretrained(name, task=task)."
             )
         column = _COLUMNS.get(head, "text")
+        dataset = _as_dataset(dataset)
         if column not in dataset.column_names:
             raise DataError(
                 f"predict: the model's head is {head!r} and needs the column {column!r}; the data set has "
@@ -394,6 +397,14 @@ def _align_labels(network: ChainPreTrainedModel, saved: tuple[str, ...], wanted:
     with torch.no_grad():
         layer.weight.normal_(0.0, network.spec.initializer_range, generator=generator)
         layer.bias.zero_()
+
+
+def _as_dataset(texts: Any) -> Dataset:
+    if not isinstance(texts, (str, list, tuple)):
+        return texts
+    if not isinstance(texts, str) and all(isinstance(text, str) for text in texts):
+        return make_dataset({"text": texts})
+    raise DataError(f"predict: got {type(texts).__name__}, allowed are a datasets.Dataset and a list of texts.")
 
 
 class _Saved(NamedTuple):

@@ -89,15 +89,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def refuse_quantized(method: str, spec: EncoderSpec) -> None:
+def refuse_quantized(method: str, spec: EncoderSpec, *, trains: bool = True) -> None:
     """Refuse to train or cut an encoder whose weights are integers already.
+
+    Args:
+        method: what would do so.
+        spec: of the encoder.
+        trains: whether it would need a gradient; else it would round what is rounded already.
 
     Raises:
         ConfigError: the encoder is quantized.
     """
     if spec.quantization is not None:
+        reason = "integer weights have no gradient" if trains else "what is rounded once is not rounded again"
         raise ConfigError(
-            f"{method}: the model is quantized ({spec.low_bits}), and integer weights have no gradient; put "
+            f"{method}: the model is quantized ({spec.low_bits}), and {reason}; start from the float model, and put "
             "quantization last."
         )
 

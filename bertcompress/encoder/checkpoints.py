@@ -62,6 +62,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
+        models = sorted(step.parent.name for step in path.parent.glob("*/step.json"))
+        if models:
+            raise CheckpointError(
+                f"{path.parent} is the folder of a run; its models are {', '.join(map(str, models))} in it."
+            )
         raise CheckpointError(f"{path} is missing; save or copy the model again.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

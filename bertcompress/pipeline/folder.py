@@ -108,8 +108,7 @@ class RunFolder:
         """
         work = self.path / WORK / name
         record = {**facts, "files": _digests(model)}
-        record["checksum"] = fingerprint(record)
-        write_atomically(model / STEP_FILE, to_json(record))
+        write_atomically(model / STEP_FILE, to_json({**record, "checksum": fingerprint(record)}))
         if (work / TRACKERS).is_dir():
             (work / TRACKERS).rename(model / TRACKERS)
         for path in (*model.iterdir(), model):

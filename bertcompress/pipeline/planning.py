@@ -72,6 +72,7 @@ def plan_run(run: Run) -> list[PlannedStep]:
     teacher = run.fine_tune.plan(spec_from_config(read_config(source), head), run.task)
     chain = run.pipeline.plan(teacher, run.task)
     check_objectives(run.pipeline.steps, [spec for _, spec in chain], teacher, run.task)
+    run.check_exports(chain[-1][1] if chain else teacher)
     tokenizer = AutoTokenizer.from_pretrained(source)
     lengths = _Lengths(run.task, tokenizer)
     steps: list[tuple[str, Any, EncoderSpec]] = [(TEACHER, run.fine_tune, teacher)]

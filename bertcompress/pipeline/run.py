@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 from bertcompress import __version__
 from bertcompress.compressors.base import Compressor, Context, require_task, settings_of
 from bertcompress.downstream import scores as downstream_scores
-from bertcompress.evaluation.cost import estimate_cost
-from bertcompress.evaluation.evaluate import MACS_LENGTH, WEIGHT_FILES, check_metrics, evaluate
-from bertcompress.export import runtime
+from bertcompress.evaluation.evaluate import MACS_LENGTH, check_metrics
 from bertcompress.export import writing as exports
 from bertcompress.export.seal import FORMAT
 from bertcompress.model import Model
 from bertcompress.pipeline.chain import Pipeline, check_objectives
 from bertcompress.pipeline.environment import describe_environment
 from bertcompress.pipeline.folder import RunFolder, fingerprint, model_fingerprint, to_json
+from bertcompress.pipeline.judging import RESULTS, Judge
 from bertcompress.pipeline.stopwatch import Stopwatch
 from bertcompress.training.checkpoint import digest
 from bertcompress.training.objectives import build_objective
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from bertcompress.compressors.fine_tune import FineTune
     from bertcompress.data.tasks import Task
     from bertcompress.downstream.settings import Downstream
+    from bertcompress.encoder.spec import EncoderSpec
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +123,19 @@ class Run:
         if self.fine_tune.epochs > 0:
             build_objective(self.fine_tune.objective_weights(), student=teacher, kind=self.task.kind)
         check_objectives(self.pipeline.steps, [spec for _, spec in planned], teacher, self.task)
-        for to in self.export:
-            exports.check(planned[-1][1] if planned else teacher, *exports.TARGETS[to])
+        self.check_exports(planned[-1][1] if planned else teacher)
         if self.downstream is not None:
             downstream_scores.check(self.downstream, {TEACHER: teacher, **dict(planned)})
         return metrics, digest(base.spec.to_dict(), base.labels, _tokenizer_facts(base), base.network)
+
+    def check_exports(self, last: EncoderSpec) -> None:
+        """Refuse exports that the last model does not allow.
+
+        Raises:
+            ConfigError: says what cannot be exported.
+        """
+        for to in self.export:
+            exports.check(last, *exports.TARGETS[to])
 
     def _base(self) -> Model:
         return Model.from_pretrained(self.teacher, self.task, seed=self.fine_tune.seed)
@@ -135,27 +143,39 @@ class Run:
     def _work(self, folder: RunFolder, metrics: Sequence[str], origin: str) -> Path:
         """Make and judge step after step; results.json has those so far, so that a run can be reported any time."""
         judged: list[dict[str, Any]] = []
+        judge = Judge(folder, self.task, metrics, self.fine_tune.seed)
         before, made_of, task = None, [origin], self.task.fingerprint()
-        teacher = ""
+        teacher: dict[str, Any] = {}
         for name, step in [(TEACHER, self.fine_tune), *self.pipeline.named_steps]:
             mark = fingerprint(__version__, step.method, _lasting_settings(step), task, made_of)
             record = folder.finished(name, mark)
-            new = record is None
             if record is None:
                 record = self._make(folder, name, step, before, mark)
             else:
                 logger.info("%s: done before, taken as it is", name)
-            judged.append(self._judged(folder, record, metrics))
-            if new:
-                folder.write("results.json", to_json(self._results(judged)))
-            before, made = folder.step(name), model_fingerprint(record)
-            teacher = teacher or made
-            made_of = [made, teacher]
+            teacher = teacher or record
+            self._judge(folder, judge, record, teacher, judged)
+            before = folder.step(name)
+            made_of = [model_fingerprint(record), model_fingerprint(teacher)]
         for to in self.export:
             assert before is not None
-            judged.append(self._judged(folder, self._exported(folder, to, before, made_of), metrics))
+            self._judge(folder, judge, self._exported(folder, to, before, made_of), teacher, judged)
         self._fine_tune_elsewhere(folder, judged)
-        return folder.write("results.json", to_json(self._results(judged)))
+        return folder.write(RESULTS, to_json(self._results(judged)))
+
+    def _judge(
+        self,
+        folder: RunFolder,
+        judge: Judge,
+        record: Mapping[str, Any],
+        teacher: Mapping[str, Any],
+        judged: list[dict[str, Any]],
+    ) -> None:
+        """Add what is found of a finished step; results.json keeps it, so that nothing is evaluated twice."""
+        entry, new = judge.judged(record, teacher)
+        judged.append(entry)
+        if new:
+            folder.write(RESULTS, to_json(self._results(judged)))
 
     def _exported(self, folder: RunFolder, to: str, before: Path, made_of: Sequence[str]) -> dict[str, Any]:
         """Export the last model and move the file into its place, unless it is there."""
@@ -196,7 +216,7 @@ class Run:
                     model, self.downstream, self.downstream_tasks, folder=kept, label=name
                 )
                 shutil.rmtree(kept / downstream_scores.CHECKPOINTS, ignore_errors=True)
-                folder.write("results.json", to_json(self._results(judged)))
+                folder.write(RESULTS, to_json(self._results(judged)))
 
     def _make(self, folder: RunFolder, name: str, step: Compressor, before: Path | None, mark: str) -> dict[str, Any]:
         """Do one step and move it into its place; `before` is what it works on, None for the teacher."""
@@ -221,12 +241,6 @@ class Run:
         }
         return folder.complete(name, draft, record)
 
-    def _finished(self, folder: Path, record: Mapping[str, Any]) -> Model:
-        """Load what a step made; an exported file in the precision that the run asks for."""
-        if record["method"].startswith("export_"):
-            return runtime.load(folder, self.task, precision=record["settings"].get("precision", "fp32"))
-        return Model.from_pretrained(folder, self.task)
-
     def _results(self, judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return what results.json says."""
         split, _ = self.task.measuring_split()
@@ -246,30 +260,6 @@ class Run:
             },
             "macs_length": MACS_LENGTH,
             "models": list(judged),
-        }
-
-    def _judged(self, folder: RunFolder, record: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
-        """Judge a finished step beside the teacher, as results.json has it; both as they were saved."""
-        name: str = record["name"]
-        logger.info("%s: evaluating", name)
-        teacher = Model.from_pretrained(folder.step(TEACHER), self.task)
-        model = teacher if name == TEACHER else self._finished(folder.step(name), record)
-        found = evaluate(model, self.task, teacher=teacher, metrics=metrics, seed=self.fine_tune.seed).to_dict()
-        cost = estimate_cost(record["measured"]["seconds"]).to_dict()
-        weights = [path for path in folder.step(name).iterdir() if path.suffix in WEIGHT_FILES]
-        shared = ("task", "macs_length", "seed", "teacher", "measured")
-        judged = {key: value for key, value in found.items() if key not in shared}
-        return {
-            "name": name,
-            "method": record["method"],
-            "settings": record["settings"],
-            "facts": record["facts"],
-            "spec": model.spec.to_dict(),
-            **judged,
-            "file_bytes": sum(path.stat().st_size for path in weights),
-            "seeds": [record["settings"].get("seed", self.fine_tune.seed)],
-            "curves": record["curves"],
-            "measured": {**found["measured"], **record["measured"], **cost},
         }
 
 

@@ -81,7 +81,7 @@ def model_card(
         _steps(until),
         *table_of_costs(until),
         "## How to load it",
-        *_loading(entry, location),
+        *(_loading_exported(entry, location) if entry.exported else _loading(entry, location)),
         "## Limits",
         _limits(entry, license, base_model),
     ]
@@ -101,7 +101,9 @@ def _front_matter(entry: Entry, run: Run, license: str, base_model: str | None, 
     if base_model:
         front["base_model"] = text.clean(base_model)
     tag = PIPELINE_TAGS.get(entry.kind)
-    front |= {"library_name": "transformers"} | ({"pipeline_tag": tag} if tag else {})
+    front |= {"library_name": "bertcompress" if entry.exported else "transformers"} | (
+        {"pipeline_tag": tag} if tag else {}
+    )
     methods = [each.method.replace("_", "-") for each in run.entries if each.method]
     front["tags"] = list(dict.fromkeys(["bertcompress", *methods]))
     scores = {str(name): text.number(value) for name, value in text.mapping(entry.values.get("scores")).items()}
@@ -158,6 +160,24 @@ def _loading(entry: Entry, location: str) -> list[str]:
         'outputs = model(**tokenizer("A sentence.", return_tensors="pt"))'
     )
     return ["With bertcompress:", fenced(ours, "python"), "With plain transformers:", fenced(theirs, "python")]
+
+
+def _loading_exported(entry: Entry, location: str) -> list[str]:
+    quoted = json.dumps(text.clean(location), ensure_ascii=False)
+    precision = ', precision="bf16"' if entry.settings.get("precision") == "bf16" else ""
+    ours = (
+        "import bertcompress as bc\n\n"
+        f"model = bc.runtime.load({quoted}{precision})  # the tokenizer is in the file\n"
+        'print(model.predict(["A sentence."]).logits)'
+    )
+    return [
+        "With bertcompress:",
+        fenced(ours, "python"),
+        "Other programs give the graph `input_ids`, `attention_mask` and `token_type_ids`, whole numbers of 64 bits, "
+        "(batch, length), and take `logits`, or without a head the last hidden states. bc.runtime sets what keeps the "
+        "answers those of the model: for OpenVINO `INFERENCE_PRECISION_HINT` of f32, and for ONNX Runtime on "
+        "processors without int8 dot products `session.x64quantprecision` of 1.",
+    ]
 
 
 def _limits(entry: Entry, license: str, base_model: str | None) -> str:

@@ -572,5 +572,8 @@ def test_the_command_line_exports_and_evaluates(letters_tokenizer, tmp_path):
     assert done.exit_code == 0, done.output
     assert "13 integer products" in done.output
     assert runtime.is_exported(tmp_path / "model.xml")
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "-o", str(tmp_path / "other.xml")])
+    assert done.exit_code == 0, done.output
+    assert runtime.is_exported(tmp_path / "other.xml")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "--to", "coreml"])
     assert done.exit_code != 0

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from bertcompress.compressors import ExtractThenDistill, PostTrainingQuantization
 from bertcompress.data.tasks import Task
 from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_layers
-from bertcompress.errors import CheckpointError, ConfigError, ConversionError
+from bertcompress.errors import CheckpointError, ConfigError, ConversionError, DataError
 from bertcompress.model import Model
 
 TEXTS = ["a", "a much longer text than the others", "bc d", "of medium length", "x y z"]
@@ -50,6 +50,17 @@ def checkpoint(letters_tokenizer, tmp_path):
 def expected_logits(network, tokenizer):
     with torch.no_grad():
         return np.stack([network(**tokenizer(text, return_tensors="pt")).logits[0].numpy() for text in TEXTS])
+
+
+def test_texts_are_answered_without_a_data_set(letters_tokenizer):
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 8), uniform_layers(1, 8, 2, 16), Head("classification", 2))
+    model = Model.from_spec(spec, letters_tokenizer)
+    texts = ["ab", "c"]
+    expected = model.predict(Dataset.from_dict({"text": texts})).logits
+    np.testing.assert_array_equal(model.predict(texts).logits, expected)
+    for wrong in ("ab", [1, 2], [["ab", "c"]]):
+        with pytest.raises(DataError, match=r"predict: got \w+, allowed are a datasets.Dataset and a list of texts"):
+            model.predict(wrong)
 
 
 def test_predictions_are_in_the_data_sets_order(checkpoint, letters_tokenizer):

@@ -8,6 +8,7 @@ import pytest
 
 from bertcompress import runs, runtime
 from bertcompress.errors import ConfigError
+from bertcompress.pipeline.planning import plan_run
 from bertcompress.training.precision import native_bf16
 
 from .toy_run import QUANTIZE, STEPS, STUDENT, write_config
@@ -34,6 +35,10 @@ def test_the_last_model_is_exported_judged_and_not_exported_again(place, monkeyp
         assert runtime.load(place / "runs/toy" / entry["name"]).path.name == file
     report = (place / "runs/toy/report.md").read_text()
     assert "export-onnx" in report
+    card = (place / "runs/toy/export-onnx/README.md").read_text()
+    assert "bc.runtime.load(" in card
+    assert "transformers import" not in card
+    assert "transformers import" in (place / "runs/toy" / STEPS[2] / "README.md").read_text()
 
     def never(*_):
         raise AssertionError("exported twice")
@@ -69,8 +74,20 @@ def test_a_model_that_is_quantized_already_can_be_judged_and_exported(place):
     assert exported["facts"]["integer_products"] == 9
 
 
+def test_a_report_does_not_call_a_file_smaller_than_it_is(place):
+    """Codes of few bits take a byte each in a file for another runtime."""
+    low = {**QUANTIZE, "activation_steps": "tensor", "weight_bits": 2, "embedding_bits": 2}
+    runs.run(write_config(place / "toy.yaml", compress=[STUDENT, low], export=["onnx"]), place / "runs/toy")
+    report = (place / "runs/toy/report.md").read_text()
+    assert "2-layer 2-bit (stored as int8) student" in report
+    facts = json.loads((place / "runs/toy/results.json").read_text())["models"][-1]["facts"]
+    assert facts["low_bits"] == "2-bit"
+
+
 def test_what_cannot_be_exported_is_refused_before_anything_is_trained(place):
     config = write_config(place / "toy.yaml", compress=[{**STUDENT, "epochs": 3}, QUANTIZE], export=["openvino"])
     with pytest.raises(ConfigError, match="activation_steps='tensor'"):
         runs.run(config, place / "runs/new")
     assert not (place / "runs/new").exists()
+    with pytest.raises(ConfigError, match="activation_steps='tensor'"):
+        plan_run(runs.prepare(config, place / "runs/new"))

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from bertcompress import runs
 from bertcompress.errors import CheckpointError, RunError
 from bertcompress.model import Model
+from bertcompress.pipeline import judging
 from bertcompress.pipeline import run as run_module
 from bertcompress.training import checkpoint
 
@@ -46,8 +47,8 @@ def test_a_second_run_at_once_is_refused_and_the_first_goes_on(fresh_place, monk
             seconds.append(cli("run", "toy.yaml", "--output", "runs/toy"))
         return evaluate(*arguments, **options)
 
-    evaluate = run_module.evaluate
-    monkeypatch.setattr(run_module, "evaluate", meanwhile)
+    evaluate = judging.evaluate
+    monkeypatch.setattr(judging, "evaluate", meanwhile)
     runs.run("toy.yaml", "runs/toy")
     (second,) = seconds
     assert (second.returncode, second.stdout) == (2, "")

@@ -38,7 +38,7 @@ MODEL_FIELDS = SIZES | {
     *("name", "method", "settings", "facts", "spec", "examples", "seeds", "curves", "notes", "measured"),
     *("scores", "score_intervals", "score_differences", "loyalty", "loyalty_intervals"),
 }
-COST_FIELDS = {"seconds", "energy_kwh", "co2e_g", "money_eur", "cost_is", "cost_assumptions"}
+COST_FIELDS = {"seal", "seconds", "energy_kwh", "co2e_g", "money_eur", "cost_is", "cost_assumptions"}
 TRAINING_COST = {"training_seconds", "examples_per_second", "peak_memory_mib"}
 
 
@@ -130,6 +130,47 @@ def test_a_second_run_skips_finished_steps_and_ends_with_the_same_numbers(place,
         assert f"{name}: done before" in caplog.text
     assert reproducible(run / "results.json") == numbers
     assert layout(run) == whole_layout()
+
+
+def evaluated(caplog):
+    return [record.message.split(":")[0] for record in caplog.records if record.message.endswith(": evaluating")]
+
+
+def test_nothing_is_evaluated_twice(place, caplog):
+    run = place / "runs/toy"
+    models = json.loads((run / "results.json").read_text())["models"]
+    with caplog.at_level(logging.INFO):
+        runs.run("toy.yaml", run)
+    assert evaluated(caplog) == []
+    values = json.loads((run / "results.json").read_text())
+    assert values["models"] == models
+    values["models"][1]["scores"]["accuracy"] = 1.5  # which nobody has measured
+    (run / "results.json").write_text(json.dumps(values))
+    with caplog.at_level(logging.INFO):
+        runs.run("toy.yaml", run)
+    assert evaluated(caplog) == [STEPS[1]]
+    again = json.loads((run / "results.json").read_text())["models"]
+    assert [each["scores"] for each in again] == [each["scores"] for each in models]
+    for broken in ("", "[]", '{"models": [{"name": "0-teacher"}]}'):
+        (run / "results.json").write_text(broken)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            runs.run("toy.yaml", run)
+        assert evaluated(caplog) == list(STEPS)
+
+
+@pytest.mark.parametrize("what", ["metrics", "machine", "student"])
+def test_what_a_judgement_depends_on_is_judged_again(what, place, caplog, monkeypatch):
+    run, changes, expected = place / "runs/toy", {}, list(STEPS)
+    if what == "metrics":
+        changes = {"evaluate": ["accuracy"]}
+    elif what == "machine":
+        monkeypatch.setattr("bertcompress.pipeline.environment.describe_hardware", lambda: {"cpu": "another"})
+    else:
+        changes, expected = {"compress": [{**STUDENT, "temperature": 3.0}, QUANTIZE]}, list(STEPS[1:])
+    with caplog.at_level(logging.INFO):
+        runs.run(write_config(place / "toy.yaml", **changes), run)
+    assert evaluated(caplog) == expected
 
 
 def test_a_run_that_was_moved_is_still_finished(place):

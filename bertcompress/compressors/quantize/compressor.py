@@ -107,7 +107,7 @@ class PostTrainingQuantization:
         Raises:
             ConfigError: the encoder is quantized already.
         """
-        refuse_quantized(self.method, spec)
+        refuse_quantized(self.method, spec, trains=False)
         return spec.replace(quantization=self.quantization())
 
     def compress(
