@@ -31,6 +31,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POOLED = ("classification", "regression")  # heads that read the first token, through the pooler if there is one
 HIDDEN_SCORE = -1e9  # added to the scores of pads, as in `encoder.operations`
 
+LEAST = {2: -1, 4: -8}  # the lowest code that a file keeps in so many bits
+
 Array = npt.NDArray[np.float32]
 V = TypeVar("V")
 
@@ -46,6 +48,12 @@ class Codes:
 
     values: npt.NDArray[np.int8]
     steps: Array
+
+    @property
+    def bits(self) -> int:
+        """Bits that a file keeps each code in: 2 for -1 to 2, 4 for -8 to 7, else 8."""
+        low, high = int(self.values.min(initial=0)), int(self.values.max(initial=0))
+        return next((bits for bits, least in LEAST.items() if low >= least and high - least < 1 << bits), 8)
 
 
 @dataclass(frozen=True)

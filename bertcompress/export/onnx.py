@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bertcompress.encoder.bits import CodeRange
 from bertcompress.errors import ConfigError
-from bertcompress.export.graph import HIDDEN_SCORE, INPUTS, Array, Codes, Inputs, write
+from bertcompress.export.graph import HIDDEN_SCORE, INPUTS, LEAST, Array, Codes, Inputs, write
 from bertcompress.export.installed import require
 from bertcompress.export.seal import SEALED_BYTES, sealed
 
@@ -115,7 +115,7 @@ class OnnxGraph:
         """Return the rows of some ids."""
         if isinstance(table, Codes):
             steps = self.constant(table.steps[:, None])
-            return self._stepped(self.node("Gather", self.constant(table.values), ids), self.node("Gather", steps, ids))
+            return self._stepped(self.node("Gather", self._codes(table), ids), self.node("Gather", steps, ids))
         return self.node("Gather", self.constant(table), ids)
 
     def first_rows(self, table: Array | Codes, ids: str) -> str:
@@ -123,12 +123,34 @@ class OnnxGraph:
         length = self.node("Shape", ids, start=1, end=2)
         if isinstance(table, Codes):
             steps = self.constant(table.steps[:, None])
-            return self._stepped(self._begin(self.constant(table.values), length), self._begin(steps, length))
+            return self._stepped(self._begin(self._codes(table), length), self._begin(steps, length))
         return self._begin(self.constant(table), length)
 
     def _begin(self, rows: str, count: str) -> str:
         zero = self.constant(np.zeros(1, np.int64))
         return self.node("Slice", rows, zero, count, zero)
+
+    def _codes(self, matrix: Codes) -> str:
+        """Return codes as signed bytes, which ONNX Runtime makes of those of fewer bits once, when it loads the file.
+
+        The first byte has the first code in its lowest bits, and above it those that are a part of all further on.
+        """
+        bits, parts = matrix.bits, 8 // matrix.bits
+        if bits == 8:
+            return self.constant(matrix.values)
+        flat = matrix.values.ravel().astype(np.int16) - LEAST[bits]
+        rows = np.pad(flat, (0, -len(flat) % parts)).astype(np.uint8).reshape(parts, -1)
+        shifts = bits * np.arange(parts, dtype=np.uint8)
+        kept = self.constant(np.bitwise_or.reduce(rows << shifts[:, None]), shared=False)
+        mask = self.constant(np.uint8((1 << bits) - 1))
+        moved = [kept, *(self._right(kept, bits * place) for place in range(1, parts))]
+        whole = self.node("Concat", *(self.node("BitwiseAnd", each, mask) for each in moved), axis=0)
+        signed = self.add(self._cast(whole, "INT32"), self.constant(np.int32(LEAST[bits])))
+        begun = self._begin(self._cast(signed, "INT8"), self.constant(np.array([matrix.values.size], np.int64)))
+        return self.reshape(begun, matrix.values.shape)
+
+    def _right(self, values: str, places: int) -> str:
+        return self.node("BitShift", values, self.constant(np.uint8(places)), direction="RIGHT")
 
     def _stepped(self, codes: str, steps: str) -> str:
         return self.multiply(self._cast(codes, "FLOAT"), steps)
@@ -143,7 +165,7 @@ class OnnxGraph:
 
     def quantized_linear(self, values: str, weight: Codes, bias: Array, inputs: Inputs) -> str:
         """Return the same of codes, as an integer product where the inputs are rounded."""
-        codes = self.constant(np.ascontiguousarray(weight.values.T))
+        codes = self._codes(Codes(np.ascontiguousarray(weight.values.T), weight.steps))
         if inputs.codes is None:
             # Not DequantizeLinear: of that and a product ONNX Runtime makes one that rounds what goes in.
             columns = self._stepped(codes, self.constant(weight.steps))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bertcompress.encoder.bits import CodeRange
 from bertcompress.errors import ConfigError
-from bertcompress.export.graph import HIDDEN_SCORE, INPUTS, Array, Codes, Inputs, write
+from bertcompress.export.graph import HIDDEN_SCORE, INPUTS, LEAST, Array, Codes, Inputs, write
 from bertcompress.export.installed import require
 from bertcompress.export.seal import sealed
 
@@ -37,6 +37,8 @@ class OpenvinoGraph:
     def __init__(self) -> None:
         """Begin with nothing."""
         self.ops = require("openvino.opset14", "openvino")
+        types = require("openvino", "openvino").Type
+        self._types = {2: types.u2, 4: types.u4}
 
     def constant(self, values: npt.NDArray[np.generic]) -> Any:
         """Return a constant."""
@@ -95,7 +97,7 @@ class OpenvinoGraph:
     def looked_up(self, table: Array | Codes, ids: Any) -> Any:
         """Return the rows of some ids."""
         if isinstance(table, Codes):
-            codes = self.ops.gather(self.constant(table.values), ids, self._whole(0))
+            codes = self.ops.gather(self._codes(table), ids, self._whole(0))
             steps = self.ops.gather(self.constant(table.steps[:, None]), ids, self._whole(0))
             return self.multiply(self.ops.convert(codes, "f32"), steps)
         return self.ops.gather(self.constant(table), ids, self._whole(0))
@@ -119,7 +121,7 @@ class OpenvinoGraph:
             if inputs.step is None:
                 raise ConfigError(TOKEN_STEPS)
             values = self.rounded(values, inputs.step, inputs.codes)
-        codes = self.ops.convert(self.constant(weight.values), "f32")
+        codes = self.ops.convert(self._codes(weight), "f32")
         rows = self.multiply(codes, self.constant(weight.steps[:, None]))
         return self.add(self.ops.matmul(values, rows, False, True), self.constant(bias))
 
@@ -150,6 +152,13 @@ class OpenvinoGraph:
         hidden = self.ops.subtract(self.constant(np.float32(1)), real)
         added = self.multiply(hidden, self.constant(np.float32(HIDDEN_SCORE)))
         return self.reshape(added, (0, 1, 1, -1)), self.reshape(real, (0, -1, 1))
+
+    def _codes(self, matrix: Codes) -> Any:
+        """Return codes as signed bytes, which OpenVINO makes of those of fewer bits once, when it loads the file."""
+        if matrix.bits == 8:
+            return self.constant(matrix.values)
+        kept = self.ops.constant(matrix.values - np.int8(LEAST[matrix.bits]), dtype=self._types[matrix.bits])
+        return self.ops.add(self.ops.convert(kept, "i8"), self.constant(np.int8(LEAST[matrix.bits])))
 
     def _whole(self, values: Any) -> Any:
         return self.ops.constant(np.array(values, np.int64))

@@ -52,7 +52,6 @@ class Export:
         kernels: how often each kind of kernel is executed.
         largest_difference: of the logits on random examples, from the model's own.
         spread: standard deviation of these logits, to hold the difference against.
-        low_bits: what the model stores in fewer than 8 bits, which takes a byte for each code here; else empty.
         same_answers: share of these examples, tokens, or starts and ends of spans with the same answer; None where
             answers are numbers.
     """
@@ -65,16 +64,14 @@ class Export:
     kernels: dict[str, int]
     largest_difference: float
     spread: float
-    low_bits: str
     same_answers: float | None
 
     def __str__(self) -> str:
         """Say it in a line."""
         integers = f"{self.integer_products} integer products" if self.integer_products else "no integer products"
-        wider = f" (the model's {self.low_bits} codes take a byte each)" if self.low_bits else ""
         same = "" if self.same_answers is None else f", {self.same_answers:.1%} have the same answer"
         return (
-            f"{self.path} ({self.runtime}): {self.size_in_bytes / 2**20:.1f} MiB{wider}, {integers}; on random "
+            f"{self.path} ({self.runtime}): {self.size_in_bytes / 2**20:.1f} MiB, {integers}; on random "
             f"examples logits differ by at most {self.largest_difference:.2g} (they spread by {self.spread:.2g}){same}"
         )
 
@@ -155,7 +152,6 @@ def _compared(model: Model, exported: ExportedModel, path: Path, target: str) ->
         kernels=exported.kernels(),
         largest_difference=float(np.abs(apart).max()),
         spread=spread,
-        low_bits="" if model.spec.low_bits == "int8" else model.spec.low_bits,
         same_answers=None if my_answers is None else float((my_answers == their_answers).mean()),
     )
 

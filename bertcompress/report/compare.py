@@ -53,7 +53,7 @@ def describe(entry: Entry, noun: str = "student") -> str:
     spec = entry.spec
     if spec is None:
         return f"{noun} {entry.name}"
-    return " ".join(part for part in (f"{spec.num_layers}-layer", entry.low_bits, noun) if part)
+    return " ".join(part for part in (f"{spec.num_layers}-layer", spec.low_bits, noun) if part)
 
 
 def size_change(entry: Entry, teacher: Entry) -> Change | None:

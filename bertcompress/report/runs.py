@@ -56,12 +56,6 @@ class Entry:
         return self.method.startswith("export_")
 
     @property
-    def low_bits(self) -> str:
-        """What weights are stored as, in a word such as "int8"; exported codes of fewer bits take a byte each."""
-        found = "" if self.spec is None else self.spec.low_bits
-        return f"{found} (stored as int8)" if self.exported and found not in ("", "int8") else found
-
-    @property
     def metric(self) -> str:
         """Name of the task's primary metric; of text without labels, the mean over the tasks fine-tuned on."""
         return str(self.task.get("metric") or ("downstream" if self.downstream else "score"))

@@ -49,7 +49,7 @@ def _ratio(ours: float | None, theirs: float | None, same: bool) -> str:
 def _layers(entry: Entry, teacher: Entry) -> Cell:
     if entry.spec is None:
         return absent("the architecture is not recorded")
-    return Cell(f"{entry.spec.num_layers} {text.TIMES} {widths(entry.spec)}", entry.low_bits)
+    return Cell(f"{entry.spec.num_layers} {text.TIMES} {widths(entry.spec)}", entry.spec.low_bits)
 
 
 def _parameters(entry: Entry, teacher: Entry) -> Cell:

@@ -18,9 +18,10 @@ from datasets import Dataset
 import bertcompress as bc
 from bertcompress.cli import app
 from bertcompress.config import checks
-from bertcompress.encoder.bits import CodeRange
+from bertcompress.encoder.bits import CodeRange, code_range
 from bertcompress.encoder.lsq import to_codes
 from bertcompress.encoder.network import build
+from bertcompress.encoder.packing import pack
 from bertcompress.encoder.quantized import AttentionSites, QuantizedLinear
 from bertcompress.encoder.spec import (
     ACTIVATIONS,
@@ -34,6 +35,7 @@ from bertcompress.encoder.spec import (
 )
 from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import CheckpointError, ConfigError
+from bertcompress.export import onnx as onnx_graph
 from bertcompress.export import openvino as openvino_graph
 from bertcompress.export import runtime, seal, sessions, writing
 from bertcompress.export.graph import INPUTS, Codes, Inputs
@@ -424,6 +426,71 @@ def test_answers_are_compared_where_there_are_any(head, same, letters_tokenizer,
     found = model.export(tmp_path / "m.onnx")
     if head in ("tagging", "question_answering"):  # of many tokens, some are near another answer
         assert 0 < found.same_answers < 1
+
+
+@pytest.mark.parametrize("to", SUFFIXES)
+@pytest.mark.parametrize(
+    ("low", "high", "bits"), [(-1, 1, 2), (-1, 2, 2), (-2, 1, 4), (-8, 7, 4), (-3, 8, 8), (-127, 127, 8)]
+)
+def test_codes_are_kept_in_as_few_bits_as_they_need(low, high, bits, to):
+    """They are bytes again in what is executed; the numbers of rows and columns need not fill a byte."""
+    values = np.random.default_rng(0).integers(low, high + 1, (37, 51)).astype(np.int8)
+    values[0, :2] = low, high
+    matrix = Codes(values, np.ones(37, np.float32))
+    assert matrix.bits == bits
+    if to == "onnx":
+        found, size = unpacked_by_onnx(matrix)
+    else:
+        found, size = unpacked_by_openvino(matrix)
+    np.testing.assert_array_equal(found, values)
+    assert size == pytest.approx(values.size * bits / 8, abs=1)
+
+
+def unpacked_by_onnx(matrix):
+    import onnx
+    import onnxruntime
+
+    graph = onnx_graph.OnnxGraph()
+    graph.nodes.append(onnx.helper.make_node("Identity", [graph._codes(matrix)], ["found"]))
+    output = onnx.helper.make_tensor_value_info("found", onnx.TensorProto.INT8, None)
+    whole = onnx.helper.make_graph(graph.nodes, "codes", [], [output], graph.constants)
+    versions = [onnx.helper.make_opsetid("", onnx_graph.OPSET)]
+    file = onnx.helper.make_model(whole, opset_imports=versions, ir_version=onnx_graph.IR_VERSION).SerializeToString()
+    found = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, {})[0]
+    return found, max(len(each.raw_data) for each in graph.constants)
+
+
+def unpacked_by_openvino(matrix):
+    import openvino
+
+    graph = openvino_graph.OpenvinoGraph()
+    model = openvino.Model([graph._codes(matrix)], [], "codes")
+    kept = next(each for each in model.get_ops() if each.get_type_name() == "Constant" and each.shape == [37, 51])
+    return openvino.compile_model(model, "CPU")([])[0], kept.get_byte_size()
+
+
+@pytest.mark.parametrize("to", SUFFIXES)
+@pytest.mark.parametrize(("bits", "kept"), [(1.58, 2), (2, 2), (3, 4), (4, 4), (6, 8)])
+def test_files_of_few_bits_are_small_and_execute_what_those_of_bytes_do(bits, kept, to, letters_tokenizer, tmp_path):
+    layers = (Layer((Attention(4, 64), FeedForward(1024)), 256),) * 2
+    spec = EncoderSpec(Embeddings(len(letters_tokenizer), 256, 32), layers, HEADS["classification"])
+    exports, count = {}, 0
+    for width in (bits, 8):
+        network = build(spec.replace(quantization=Quantization(width, width, 8, "tensor", "tensor", **STORED)), seed=0)
+        random, high = torch.Generator().manual_seed(0), min(100, code_range(width).high)
+        parts = [part for part in network.modules() if hasattr(part, "whole")]
+        for part in parts:
+            codes = torch.randint(-high, high + 1, (part.rows, part.columns), generator=random, dtype=torch.int8)
+            part.stored.copy_(codes if width == 8 else pack(codes, width, part.low))
+            part.step.fill_(0.1 / high)
+        count = sum(part.rows * part.columns for part in parts)
+        model = Model(network.eval(), letters_tokenizer, labels=("sad", "calm", "glad"))
+        exports[width] = model.export(tmp_path / f"m{width}{SUFFIXES[to]}")
+    saved = exports[8].size_in_bytes - exports[bits].size_in_bytes
+    assert count > 1_500_000
+    assert saved == pytest.approx(count * (1 - kept / 8), abs=30_000)  # unpacking takes some operators
+    assert exports[bits].integer_products == exports[8].integer_products == 9
+    assert exports[bits].kernels == exports[8].kernels
 
 
 @pytest.mark.parametrize("to", SUFFIXES)

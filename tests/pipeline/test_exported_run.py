@@ -74,16 +74,6 @@ def test_a_model_that_is_quantized_already_can_be_judged_and_exported(place):
     assert exported["facts"]["integer_products"] == 9
 
 
-def test_a_report_does_not_call_a_file_smaller_than_it_is(place):
-    """Codes of few bits take a byte each in a file for another runtime."""
-    low = {**QUANTIZE, "activation_steps": "tensor", "weight_bits": 2, "embedding_bits": 2}
-    runs.run(write_config(place / "toy.yaml", compress=[STUDENT, low], export=["onnx"]), place / "runs/toy")
-    report = (place / "runs/toy/report.md").read_text()
-    assert "2-layer 2-bit (stored as int8) student" in report
-    facts = json.loads((place / "runs/toy/results.json").read_text())["models"][-1]["facts"]
-    assert facts["low_bits"] == "2-bit"
-
-
 def test_what_cannot_be_exported_is_refused_before_anything_is_trained(place):
     config = write_config(place / "toy.yaml", compress=[{**STUDENT, "epochs": 3}, QUANTIZE], export=["openvino"])
     with pytest.raises(ConfigError, match="activation_steps='tensor'"):
