@@ -114,16 +114,16 @@ class OnnxGraph:
     def looked_up(self, table: Array | Codes, ids: str) -> str:
         """Return the rows of some ids."""
         if isinstance(table, Codes):
-            steps = self.constant(table.steps[:, None])
-            return self._stepped(self.node("Gather", self._codes(table), ids), self.node("Gather", steps, ids))
+            steps = self.node("Gather", self.constant(table.steps[:, None]), ids)
+            return self.multiply(self._rows(table, self.node("Gather", self._table(table), ids)), steps)
         return self.node("Gather", self.constant(table), ids)
 
     def first_rows(self, table: Array | Codes, ids: str) -> str:
         """Return as many of the first rows as `ids` (batch, length) is long."""
         length = self.node("Shape", ids, start=1, end=2)
         if isinstance(table, Codes):
-            steps = self.constant(table.steps[:, None])
-            return self._stepped(self._begin(self._codes(table), length), self._begin(steps, length))
+            steps = self._begin(self.constant(table.steps[:, None]), length)
+            return self.multiply(self._rows(table, self._begin(self._table(table), length)), steps)
         return self._begin(self.constant(table), length)
 
     def _begin(self, rows: str, count: str) -> str:
@@ -131,26 +131,37 @@ class OnnxGraph:
         return self.node("Slice", rows, zero, count, zero)
 
     def _codes(self, matrix: Codes) -> str:
-        """Return codes as signed bytes, which ONNX Runtime makes of those of fewer bits once, when it loads the file.
-
-        The first byte has the first code in its lowest bits, and above it those that are a part of all further on.
-        """
-        bits, parts = matrix.bits, 8 // matrix.bits
-        if bits == 8:
+        """Return codes as signed bytes; of those of fewer bits ONNX Runtime makes them once, when it loads the file."""
+        if matrix.bits == 8:
             return self.constant(matrix.values)
-        flat = matrix.values.ravel().astype(np.int16) - LEAST[bits]
-        rows = np.pad(flat, (0, -len(flat) % parts)).astype(np.uint8).reshape(parts, -1)
-        shifts = bits * np.arange(parts, dtype=np.uint8)
-        kept = self.constant(np.bitwise_or.reduce(rows << shifts[:, None]), shared=False)
-        mask = self.constant(np.uint8((1 << bits) - 1))
-        moved = [kept, *(self._right(kept, bits * place) for place in range(1, parts))]
-        whole = self.node("Concat", *(self.node("BitwiseAnd", each, mask) for each in moved), axis=0)
-        signed = self.add(self._cast(whole, "INT32"), self.constant(np.int32(LEAST[bits])))
-        begun = self._begin(self._cast(signed, "INT8"), self.constant(np.array([matrix.values.size], np.int64)))
-        return self.reshape(begun, matrix.values.shape)
+        kept = self.constant(_packed(matrix.values.reshape(1, -1), matrix.bits), shared=False)
+        whole = self._cast(self._parts(kept, matrix.bits), "INT32")
+        signed = self.add(whole, self.constant(np.int32(LEAST[matrix.bits])))
+        return self.reshape(self._left(self._cast(signed, "INT8"), matrix.values.size), matrix.values.shape)
 
-    def _right(self, values: str, places: int) -> str:
-        return self.node("BitShift", values, self.constant(np.uint8(places)), direction="RIGHT")
+    def _table(self, table: Codes) -> str:
+        """Return a table as it is kept; of few bits it stays so, and the rows that are looked up are unpacked."""
+        return self.constant(table.values if table.bits == 8 else _packed(table.values, table.bits), shared=False)
+
+    def _rows(self, table: Codes, kept: str) -> str:
+        """Return rows of a table (..., columns), as they are kept, as codes in float."""
+        if table.bits == 8:
+            return self._cast(kept, "FLOAT")
+        whole = self._left(self._cast(self._parts(kept, table.bits), "FLOAT"), table.values.shape[1])
+        return self.add(whole, self.constant(np.float32(LEAST[table.bits])))
+
+    def _parts(self, kept: str, bits: int) -> str:
+        """Return what lies in bytes, (..., n) as (..., n * 8 / bits)."""
+        mask = self.constant(np.uint8((1 << bits) - 1))
+        moved = [kept]
+        for place in range(bits, 8, bits):
+            moved.append(self.node("BitShift", kept, self.constant(np.uint8(place)), direction="RIGHT"))
+        return self.node("Concat", *(self.node("BitwiseAnd", each, mask) for each in moved), axis=-1)
+
+    def _left(self, values: str, count: int) -> str:
+        """Return the first numbers of the last axis."""
+        end, last = (self.constant(np.array([place], np.int64)) for place in (count, -1))
+        return self.node("Slice", values, self.constant(np.zeros(1, np.int64)), end, last)
 
     def _stepped(self, codes: str, steps: str) -> str:
         return self.multiply(self._cast(codes, "FLOAT"), steps)
@@ -270,3 +281,13 @@ def export_onnx(network: ChainPreTrainedModel, path: Path, facts: dict[str, str]
 def checked_bytes(path: Path, facts: dict[str, str]) -> bytes:
     """Return the part of a file that its seal is of."""
     return path.read_bytes()[: int(facts[SEALED_BYTES])]
+
+
+def _packed(codes: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
+    """Return codes (rows, n) in bytes: in the lowest bits the first part of a row, above it those that follow."""
+    parts = 8 // bits
+    whole = np.pad(codes.astype(np.int16) - LEAST[bits], ((0, 0), (0, -codes.shape[1] % parts))).astype(np.uint8)
+    split = whole.reshape(len(whole), parts, -1)
+    shifts = (bits * np.arange(parts)).astype(np.uint8)
+    found: npt.NDArray[np.uint8] = np.bitwise_or.reduce(split << shifts[:, None], axis=1)
+    return found
