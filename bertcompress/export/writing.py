@@ -35,8 +35,9 @@ FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # as a run calls them
 TARGETS = {"onnx": ("onnx", "fp32"), "openvino": ("openvino", "fp32"), "openvino-bf16": ("openvino", "bf16")}
 ROWS, LENGTH = 8, 32  # of the random examples that are compared
 # A file is not the model where the root of the mean squared difference of logits exceeds this share of their spread; of
-# calibrated networks at most 0.02 was seen. Where logits do not spread, this share of the largest is allowed.
-UNLIKE, ROUNDING = 0.2, 1e-3
+# calibrated networks at most 0.08 was seen, where a head was not trained, so that its logits hardly spread (in bfloat16
+# 0.7, which is not held against the file). Where logits do not spread, this share of the largest is allowed.
+UNLIKE, ROUNDING = 0.5, 1e-3
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def export(model: Model, path: str | Path, to: str | None = None, *, precision: 
         model: what to write.
         path: of the file: .onnx or .xml.
         to: "onnx" or "openvino"; by default what the file's name ends in.
-        precision: of the floats between integer products as the file is checked, see `runtime.load`; the file is the
-            same.
+        precision: of the floats between integer products in what is said of the file, see `runtime.load`; it is the
+            same file, and always checked in "fp32".
 
     Raises:
         ConfigError: the name ends otherwise, a package is not installed, the target cannot compute what the network
@@ -122,7 +123,9 @@ def export(model: Model, path: str | Path, to: str | None = None, *, precision: 
     check(model.spec, target, precision)
     with in_one_piece(path.parent, f"export: {path}") as draft:
         WRITERS[target](model.network, draft / path.name, facts_of(model))
-        found = _compared(model, load(draft / path.name, model.task, precision=precision), path, target)
+        found = _compared(model, load(draft / path.name, model.task), path, target)
+        if precision != "fp32":
+            found = _compared(model, load(draft / path.name, model.task, precision=precision), path, target)
     expected = rounded_maps(model)
     if found.integer_products < expected:
         raise ConfigError(
@@ -134,10 +137,12 @@ def export(model: Model, path: str | Path, to: str | None = None, *, precision: 
 
 
 def _compared(model: Model, exported: ExportedModel, path: Path, target: str) -> Export:
+    """Return what is found of a file; refuse one whose answers in float32 are others than the model's."""
     inputs = _random_inputs(model)
     (mine, my_answers), (theirs, their_answers) = (_told(each, inputs) for each in (model, exported))
     apart, spread = mine - theirs, float(mine.std())
-    if not float(np.sqrt(np.square(apart).mean())) <= UNLIKE * spread + ROUNDING * float(np.abs(mine).max()):
+    near = float(np.sqrt(np.square(apart).mean())) <= UNLIKE * spread + ROUNDING * float(np.abs(mine).max())
+    if exported.precision == "fp32" and not near:
         raise CheckpointError(
             f"export: {exported.runtime} answers otherwise than the model: logits of random examples differ by up to "
             f"{np.abs(apart).max():.2g}, and spread by {spread:.2g}; {path} is not written. Use the other format, and "
