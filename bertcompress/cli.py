@@ -206,11 +206,14 @@ def evaluate(
     loaded = load_task(task)
     from bertcompress.evaluation.evaluate import DEFAULT_METRICS
     from bertcompress.evaluation.evaluate import evaluate as measure
+    from bertcompress.export.runtime import ExportedModel
     from bertcompress.model import Model
 
     baseline = Model.from_pretrained(teacher, loaded) if teacher else None
     subject = _subject(model, loaded, precision)
     typer.echo(str(measure(subject, loaded, teacher=baseline, metrics=names or DEFAULT_METRICS, split=split)))
+    if isinstance(subject, ExportedModel):
+        typer.echo(f"{subject.path} ran in {subject.runtime}")
 
 
 def _subject(model: str, task: Task, precision: str | None) -> Model:

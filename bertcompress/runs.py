@@ -11,6 +11,8 @@ from bertcompress.config import RunConfig, load_config
 from bertcompress.pipeline.chain import Pipeline
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bertcompress.pipeline.planning import PlannedStep
     from bertcompress.pipeline.run import Run
 
@@ -44,8 +46,15 @@ def prepare(config: RunConfig | str | Path, folder: str | Path | None = None) ->
         downstream_tasks=() if loaded.downstream is None else load_tasks(loaded.downstream),
         folder=Path(folder or loaded.output or Path("runs") / stem),
         config=loaded.to_yaml(),
-        command=shlex.join(["bertcompress", *sys.argv[1:]]) if Path(sys.argv[0]).name == "bertcompress" else "",
+        command=_typed(sys.argv),
     )
+
+
+def _typed(arguments: Sequence[str]) -> str:
+    """Return the command that was typed; empty where this is a program's or a notebook's run."""
+    called = Path(arguments[0])
+    ours = called.name == "bertcompress" or (called.parent.name, called.name) == ("bertcompress", "__main__.py")
+    return shlex.join(["bertcompress", *arguments[1:]]) if ours else ""
 
 
 def run(config: RunConfig | str | Path, folder: str | Path | None = None) -> Path:

@@ -132,7 +132,7 @@ def export(model: Model, path: str | Path, to: str | None = None, *, precision: 
             f"export: {found.runtime} executes {found.integer_products} of the model's {expected} integer products as "
             f"such on this processor, the rest in float; the file {path} is right, but not as fast as it should be."
         )
-    logger.info("exported %s", found)
+    logger.debug("exported %s", found)
     return found
 
 

@@ -132,6 +132,19 @@ def test_a_second_run_skips_finished_steps_and_ends_with_the_same_numbers(place,
     assert layout(run) == whole_layout()
 
 
+@pytest.mark.parametrize(
+    ("called", "command"),
+    [
+        ("/x/bin/bertcompress", "bertcompress run 'a b.yaml'"),
+        ("/x/bertcompress/__main__.py", "bertcompress run 'a b.yaml'"),
+        ("/x/notebook.py", ""),
+        ("", ""),
+    ],
+)
+def test_the_command_that_was_typed_is_recorded(called, command):
+    assert runs._typed([called, "run", "a b.yaml"]) == command
+
+
 def evaluated(caplog):
     return [record.message.split(":")[0] for record in caplog.records if record.message.endswith(": evaluating")]
 
