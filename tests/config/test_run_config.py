@@ -185,7 +185,7 @@ def test_a_teacher_that_is_quantized_already_is_refused(tmp_path: Path) -> None:
     values = {"model_type": OWN_TYPE, "encoder_spec": spec.to_dict()}
     (tmp_path / "small" / "config.json").write_text(json.dumps(values))
     (message,) = messages("task: tweets\nteacher:\n  model: small\n", folder=tmp_path)
-    assert message.startswith("c.yaml:2: teacher: got fine_tune at this place: the model is quantized (8 bits)")
+    assert message.startswith("c.yaml:2: teacher: got fine_tune at this place: the model is quantized (int8)")
 
 
 @pytest.mark.parametrize(

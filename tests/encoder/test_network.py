@@ -85,6 +85,7 @@ FRESH = """
     from pathlib import Path
     from safetensors.torch import load_file, save_file
     import transformers
+    from bertcompress.encoder.convert import load_chain
     CLASSES = {"none": "Model", "classification": "ModelForSequenceClassification",
                "regression": "ModelForSequenceClassification", "question_answering": "ModelForQuestionAnswering",
                "tagging": "ModelForTokenClassification", "masked_lm": "ModelForMaskedLM"}

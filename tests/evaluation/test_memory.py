@@ -74,7 +74,7 @@ def test_an_exported_file_is_measured_in_the_precision_that_it_is_evaluated_in(
     evaluate(exported, task, metrics=["efficiency"])
     assert asked["precision"] == "bf16"
     (tmp_path / "request").write_text(json.dumps({**asked, "folder": str(tmp_path / "m.xml")}))
-    with pytest.raises(ConfigError, match="got precision='bf16'"):  # so it is what is loaded
+    with pytest.raises(ConfigError, match="precision: got 'bf16'"):  # so it is what is loaded
         memory._answer(tmp_path / "request", tmp_path / "answer")
 
 
