@@ -124,7 +124,7 @@ def worker(config: Config, set_: Sets = None, output: Output = None) -> None:
 
 @app.command()
 def plan(config: Config, set_: Sets = None) -> None:
-    """Show size, speed and cost of every step before it is made; trains nothing."""
+    """Show size, MACs, time, memory and energy of every step; trains nothing, but times a few random steps."""
     loaded = _load(config, set_)
     from bertcompress import runs
 

@@ -35,6 +35,8 @@ def test_the_last_model_is_exported_judged_and_not_exported_again(place, monkeyp
         assert runtime.load(place / "runs/toy" / entry["name"]).path.name == file
     report = (place / "runs/toy/report.md").read_text()
     assert "export-onnx" in report
+    page = (place / "runs/toy/report.html").read_text()
+    assert page.count("9 products are executed in integers; on random examples its logits differ by at most") == 2
     card = (place / "runs/toy/export-onnx/README.md").read_text()
     assert "bc.runtime.load(" in card
     assert "transformers import" not in card
