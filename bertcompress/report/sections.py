@@ -255,8 +255,8 @@ def _checked(entry: Entry) -> str:
     if products is None or off is None or spread is None:
         return ""
     return (
-        f" for {facts.get('runtime') or 'another runtime'}: {products:.0f} products are executed in integers; on random "
-        f"examples its logits differ by at most {off:.2g} from the model's, which spread by {spread:.2g}"
+        f" for {facts.get('runtime') or 'another runtime'}: {products:.0f} products are executed in integers; on "
+        f"random examples its logits differ by at most {off:.2g} from the model's, which spread by {spread:.2g}"
     )
 
 
