@@ -303,8 +303,8 @@ class Model:
         Args:
             path: of the file.
             to: "onnx" or "openvino"; by default what the file's name ends in.
-            precision: of the floats between integer products as the file is checked, "fp32" or "bf16"; the file is
-                the same, and what it runs in is said when it is loaded.
+            precision: of the floats between integer products in what is said of the file, "fp32" or "bf16"; the file
+                is the same, always checked in "fp32", and what it runs in is said when it is loaded.
 
         Raises:
             ConfigError: the name ends otherwise, a package is not installed, or the target cannot compute what the

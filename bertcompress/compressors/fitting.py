@@ -75,15 +75,7 @@ def fit(
     """
     check_head(method, model, task)
     context = context or Context()
-    objective = build_objective(
-        weights,
-        student=model.spec,
-        teacher=None if teacher is None else teacher.spec,
-        kind=task.kind,
-        seed=settings.seed,
-        masking=masking_for(method, model, settings.seed) if "mlm" in weights else None,
-        **(learns or {}),
-    )
+    objective = _objective(method, model, task, settings, weights, learns, teacher)
     assert task.train is not None
     features = _features(model, task, task.train, settings)
     outputs = None
@@ -106,6 +98,26 @@ def fit(
     if isinstance(scorer, _Scorer) and isinstance(scorer.judge, QuestionJudge) and task.unanswerable:
         model.null_threshold = scorer.judge.best_threshold(scorer.predictions(model.network))[0]
     return result
+
+
+def _objective(
+    method: str,
+    model: Model,
+    task: Task,
+    settings: TrainingSettings,
+    weights: Mapping[str, float],
+    learns: Mapping[str, Any] | None,
+    teacher: Model | None,
+) -> Objective:
+    return build_objective(
+        weights,
+        student=model.spec,
+        teacher=None if teacher is None else teacher.spec,
+        kind=task.kind,
+        seed=settings.seed,
+        masking=masking_for(method, model, settings.seed) if "mlm" in weights else None,
+        **(learns or {}),
+    )
 
 
 def _features(model: Model, task: Task, data: Dataset, settings: TrainingSettings) -> Features:

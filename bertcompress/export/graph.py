@@ -30,7 +30,6 @@ from bertcompress.errors import ConfigError
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POOLED = ("classification", "regression")  # heads that read the first token, through the pooler if there is one
 HIDDEN_SCORE = -1e9  # added to the scores of pads, as in `encoder.operations`
-
 LEAST = {2: -1, 4: -8}  # the lowest code that a file keeps in so many bits
 
 Array = npt.NDArray[np.float32]

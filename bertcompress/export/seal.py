@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertcompress import __version__
+from bertcompress.encoder.integrity import digest
 from bertcompress.encoder.spec import EncoderSpec
 from bertcompress.encoder.tokenizers import load_tokenizer
 from bertcompress.errors import CheckpointError
@@ -44,7 +45,7 @@ def facts_of(model: Model) -> dict[str, str]:
 def sealed(facts: Mapping[str, str], body: bytes) -> dict[str, str]:
     """Return the facts with checksums, of themselves and of the file's other bytes."""
     whole = {**facts, SEALED_BYTES: str(len(body)), _WEIGHTS: hashlib.sha256(body).hexdigest()}
-    return {**whole, _FACTS: _digest(whole)}
+    return {**whole, _FACTS: digest(whole)}
 
 
 def check_seal(path: Path, facts: Mapping[str, str], body: Callable[[], bytes]) -> None:
@@ -62,7 +63,7 @@ def check_seal(path: Path, facts: Mapping[str, str], body: Callable[[], bytes]) 
         raise CheckpointError(
             f"{path}: was not written by bertcompress, or its description was removed; export the model again."
         )
-    if facts[_FACTS] != _digest({name: value for name, value in facts.items() if name != _FACTS}):
+    if facts[_FACTS] != digest({name: value for name, value in facts.items() if name != _FACTS}):
         raise CheckpointError(f"{path}: its description is damaged; export the model again.")
     written = json.loads(facts["format"])
     if written != FORMAT:
@@ -86,7 +87,3 @@ def tokenizer_in(facts: Mapping[str, str], vocab_size: int) -> PreTrainedTokeniz
         for name, text in files.items():
             (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
         return load_tokenizer(folder, vocab_size)
-
-
-def _digest(facts: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(sorted(facts.items()))).encode()).hexdigest()

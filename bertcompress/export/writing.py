@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 WRITERS = {"onnx": export_onnx, "openvino": export_openvino}
 PACKAGES = {"onnx": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 FILES = {"onnx": "model.onnx", "openvino": "model.xml"}  # as a run calls them
-# What a run may ask for -> the format, and the precision that its file is checked and judged in.
+# What a run may ask for -> the format, and the precision that its file is described and judged in.
 TARGETS = {"onnx": ("onnx", "fp32"), "openvino": ("openvino", "fp32"), "openvino-bf16": ("openvino", "bf16")}
 ROWS, LENGTH = 8, 32  # of the random examples that are compared
 # A file is not the model where the root of the mean squared difference of logits exceeds this share of their spread; of
@@ -72,8 +72,8 @@ class Export:
         integers = f"{self.integer_products} integer products" if self.integer_products else "no integer products"
         same = "" if self.same_answers is None else f", {self.same_answers:.1%} have the same answer"
         return (
-            f"{self.path} ({self.runtime}): {self.size_in_bytes / 2**20:.1f} MiB, {integers}; on random "
-            f"examples logits differ by at most {self.largest_difference:.2g} (they spread by {self.spread:.2g}){same}"
+            f"{self.path} ({self.runtime}): {self.size_in_bytes / 2**20:.1f} MiB, {integers}; on random examples "
+            f"logits differ by at most {self.largest_difference:.2g} (they spread by {self.spread:.2g}){same}"
         )
 
 

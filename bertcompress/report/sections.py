@@ -236,9 +236,6 @@ def curves(numbered: Sequence[Numbered]) -> str:
     )
 
 
-FOUND = ("integer_products", "largest_difference", "spread")
-
-
 def no_curves(entry: Entry) -> str:
     """Say why a model has no training curves."""
     if entry.method == "post_training_quantization":
@@ -251,7 +248,8 @@ def no_curves(entry: Entry) -> str:
 def _checked(entry: Entry) -> str:
     """Say what was found of an exported file when it was written."""
     facts = text.mapping(entry.values.get("facts"))
-    products, off, spread = (text.number(facts.get(name)) for name in FOUND)
+    names = ("integer_products", "largest_difference", "spread")
+    products, off, spread = (text.number(facts.get(name)) for name in names)
     if products is None or off is None or spread is None:
         return ""
     return (

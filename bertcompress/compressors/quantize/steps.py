@@ -141,7 +141,8 @@ class TrackedStep(LearnedStep):
 
     def follow(self, weight: Tensor) -> None:
         """Take the largest magnitudes of a weight (rows, columns) as they are now."""
-        self.begin(weight.detach().reshape(len(self.log_step), -1), "max")
+        with torch.no_grad():
+            self.place(*self.found(weight.detach().reshape(len(self.log_step), -1), "max"))
 
 
 def multiplied(values: Tensor) -> torch.dtype:
