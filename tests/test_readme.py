@@ -47,7 +47,9 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     names = {}
     exec(compile(shorter, "README.md", "exec"), names)
     assert names["student"].spec.num_layers == 3
-    assert bc.runtime.load(tmp_path / "fast.xml").integer_products() == 25  # 4 of each of 6 layers, and the pooler's
+    assert (
+        bc.runtime.load(tmp_path / "fast.xml").integer_products() == 26
+    )  # 4 of each of 6 layers, the last one's queries apart, and the pooler's
     assert (tmp_path / "student" / "model.safetensors").stat().st_size < 0.25 * names["teacher"].size_in_bytes()
 
 

@@ -30,6 +30,7 @@ from bertcompress.errors import ConfigError
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 POOLED = ("classification", "regression")  # heads that read the first token, through the pooler if there is one
 HIDDEN_SCORE = -1e9  # added to the scores of pads, as in `encoder.operations`
+ALL = slice(None)  # outputs of a map
 LEAST = {2: -1, 4: -8}  # the lowest code that a file keeps in so many bits
 
 Array = npt.NDArray[np.float32]
@@ -144,13 +145,31 @@ class Writer(Generic[V]):
         assert isinstance(encoder, ChainModel)
         self.added, self.factors = self.graph.mask(attention_mask)
         hidden = self._embedded(encoder, input_ids, token_type_ids)
-        for layer in encoder.layers:
-            assert isinstance(layer, ChainLayer)
-            if layer.link is not None:
-                hidden = self._linear(layer.link, hidden)
-            for operation in layer.operations:
-                hidden = self._operation(operation, hidden)
+        steps = steps_of(encoder)
+        if self.spec.head.task in POOLED:
+            hidden = self._first_token(steps, hidden)
+        else:
+            for step in steps:
+                hidden = self._step(step, hidden)
         return self._headed(encoder, hidden)
+
+    def _first_token(self, steps: list[nn.Module], hidden: V) -> V:
+        """Write the chain for a head that reads the first token; return what comes of that one, (batch, hidden).
+
+        The other tokens are needed until the last operation that mixes tokens has taken them in. What the chain makes
+        of them after that, and what that operation asks on their behalf, nobody reads.
+        """
+        last = last_mixing(steps)
+        for step in steps[: max(0, last)]:
+            hidden = self._step(step, hidden)
+        mixing = steps[last] if last >= 0 else None
+        if isinstance(mixing, AttentionOperation):
+            hidden = self._attention_of_first(mixing, hidden)
+        else:
+            hidden = self.graph.first(hidden if mixing is None else self._step(mixing, hidden))
+        for step in steps[last + 1 :]:
+            hidden = self._step(step, hidden)
+        return hidden
 
     def _embedded(self, encoder: ChainModel, input_ids: V, token_type_ids: V) -> V:
         tables, graph = encoder.embeddings, self.graph
@@ -160,32 +179,49 @@ class Writer(Generic[V]):
             embedded = graph.add(embedded, graph.looked_up(_table(tables.token_type), token_type_ids))
         return self._norm(tables.norm, embedded)
 
-    def _operation(self, operation: nn.Module, hidden: V) -> V:
-        if isinstance(operation, AttentionOperation):
-            return self._attention(operation, hidden)
-        if isinstance(operation, FeedForwardOperation):
-            inner = self.graph.activation(self.spec.activation, self._linear(operation.intermediate, hidden))
-            return self._norm(operation.norm, self.graph.add(hidden, self._linear(operation.output, inner)))
-        assert isinstance(operation, SeparableConvolutionOperation), type(operation)
-        for stage in operation.stages:
+    def _step(self, step: nn.Module, hidden: V) -> V:
+        if isinstance(step, AttentionOperation):
+            return self._attention(step, hidden)
+        if isinstance(step, FeedForwardOperation):
+            inner = self.graph.activation(self.spec.activation, self._linear(step.intermediate, hidden))
+            return self._norm(step.norm, self.graph.add(hidden, self._linear(step.output, inner)))
+        if not isinstance(step, SeparableConvolutionOperation):
+            return self._linear(step, hidden)
+        for stage in step.stages:
             assert isinstance(stage, SeparableStage)
             hidden = self._stage(stage, hidden)
         return hidden
 
     def _attention(self, operation: AttentionOperation, hidden: V) -> V:
         graph, heads, size = self.graph, operation.num_heads, operation.head_size
-        width = heads * size
         stacked = graph.reshape(self._linear(operation.qkv, hidden), (0, 0, 3, heads, size))
         # Put first, each of the three lies in one piece: runtimes need not copy them apart.
         query, key, value = graph.unstacked(graph.transpose(stacked, (2, 0, 3, 1, 4)), 3)  # (B, h, L, d) each
+        context = graph.transpose(self._mixed(operation, query, key, value), (0, 2, 1, 3))
+        return self._attended(operation, hidden, graph.reshape(context, (0, 0, heads * size)))
+
+    def _attention_of_first(self, operation: AttentionOperation, hidden: V) -> V:
+        """Write attention of the first token alone to all, (batch, length, hidden) to (batch, hidden)."""
+        graph, heads, size = self.graph, operation.num_heads, operation.head_size
+        first, width = graph.first(hidden), heads * size
+        query = graph.reshape(self._linear(operation.qkv, first, slice(0, width)), (0, heads, 1, size))
+        others = self._linear(operation.qkv, hidden, slice(width, 3 * width))
+        stacked = graph.transpose(graph.reshape(others, (0, 0, 2, heads, size)), (2, 0, 3, 1, 4))
+        key, value = graph.unstacked(stacked, 2)  # (B, h, L, d) each
+        context = self._mixed(operation, query, key, value)  # (B, h, 1, d)
+        return self._attended(operation, first, graph.reshape(context, (0, width)))
+
+    def _mixed(self, operation: AttentionOperation, query: V, key: V, value: V) -> V:
+        """Write the values that queries of some tokens (B, h, Q, d) find at all, (B, h, Q, d)."""
+        graph = self.graph
         key = graph.transpose(key, (0, 1, 3, 2))  # (B, h, d, L)
         query, key, value = (self._site(operation, each, site) for site, each in enumerate((query, key, value)))
-        scale = graph.constant(np.float32(size**-0.5))
+        scale = graph.constant(np.float32(operation.head_size**-0.5))
         scores = graph.add(graph.multiply(graph.matmul(query, key), scale), self.added)
-        attention = self._site(operation, graph.softmax(scores), 3)
-        context = graph.transpose(graph.matmul(attention, value), (0, 2, 1, 3))
-        context = graph.reshape(context, (0, 0, width))
-        return self._norm(operation.norm, graph.add(hidden, self._linear(operation.output, context)))
+        return graph.matmul(self._site(operation, graph.softmax(scores), 3), value)
+
+    def _attended(self, operation: AttentionOperation, hidden: V, context: V) -> V:
+        return self._norm(operation.norm, self.graph.add(hidden, self._linear(operation.output, context)))
 
     def _site(self, operation: AttentionOperation, values: V, site: int) -> V:
         if operation.sites is None:
@@ -205,36 +241,50 @@ class Writer(Generic[V]):
     def _norm(self, norm: nn.LayerNorm, values: V) -> V:
         return self.graph.norm(values, numbers(norm.weight), numbers(norm.bias), norm.eps)
 
-    def _linear(self, module: nn.Module, values: V) -> V:
+    def _linear(self, module: nn.Module, values: V, outputs: slice = ALL) -> V:
+        """Write a map, or those of its outputs."""
         if isinstance(module, nn.Linear):
-            return self.graph.linear(values, numbers(module.weight), numbers(module.bias))
+            return self.graph.linear(values, numbers(module.weight)[outputs], numbers(module.bias)[outputs])
         assert isinstance(module, QuantizedLinear), type(module)
-        weight, bias, groups = _codes(module), numbers(module.bias), max(1, module.input_steps)
+        weight, bias = _codes(module), numbers(module.bias)
         rounding = _inputs(module)
         if module.has_factors:
             values = self.graph.multiply(values, self.graph.constant(numbers(module.input_factor)))
         if module.has_offset:  # the same for every input: out of the values, and into the bias
             values = self.graph.add(values, self.graph.constant(np.float32(-rounding[0].offset)))
             bias = bias + numbers(module.offset_bias(module.input_offset))
-        size = module.out_features // groups
         parts = [
-            self.graph.quantized_linear(values, Codes(weight.values[at], weight.steps[at]), bias[at], rounding[group])
-            for group, at in enumerate(slice(group * size, (group + 1) * size) for group in range(groups))
+            self.graph.quantized_linear(values, Codes(weight.values[at], weight.steps[at]), bias[at], inputs)
+            for at, inputs in zip(_groups(module.out_features, len(rounding), outputs), rounding, strict=True)
+            if at.start < at.stop
         ]
-        return parts[0] if groups == 1 else self.graph.concatenate(parts)
+        return parts[0] if len(parts) == 1 else self.graph.concatenate(parts)
 
     def _headed(self, encoder: ChainModel, hidden: V) -> V:
         check_head(self.spec)
         task = self.spec.head.task
-        if task in POOLED:
-            hidden = self.graph.first(hidden)
-            if encoder.pooler is not None:
-                hidden = self.graph.activation(self.spec.head.pooler, self._linear(encoder.pooler, hidden))
+        if task in POOLED and encoder.pooler is not None:
+            hidden = self.graph.activation(self.spec.head.pooler, self._linear(encoder.pooler, hidden))
         if task == "none":
             return hidden
         classifier = self.network.classifier
         assert isinstance(classifier, nn.Module)
         return self._linear(classifier, hidden)
+
+
+def steps_of(encoder: ChainModel) -> list[nn.Module]:
+    """Return the chain as one list: operations, and maps where the stream changes width."""
+    steps: list[nn.Module] = []
+    for layer in encoder.layers:
+        assert isinstance(layer, ChainLayer)
+        steps += [*([] if layer.link is None else [layer.link]), *layer.operations]
+    return steps
+
+
+def last_mixing(steps: list[nn.Module]) -> int:
+    """Return the place of the last operation whose outputs depend on other tokens, -1 where there is none."""
+    mixing = (AttentionOperation, SeparableConvolutionOperation)
+    return max((place for place, step in enumerate(steps) if isinstance(step, mixing)), default=-1)
 
 
 def check_head(spec: EncoderSpec) -> None:
@@ -290,3 +340,9 @@ def write(graph: Graph[V], network: ChainPreTrainedModel, inputs: tuple[V, V, V]
         ConfigError: the head predicts masked words, or the target cannot compute what the network does.
     """
     return Writer(graph, network).outputs(*inputs)
+
+
+def _groups(size: int, count: int, outputs: slice) -> list[slice]:
+    """Return which of some outputs lie in each of `count` equal groups of all `size`; those of a group may be none."""
+    start, stop, each = outputs.start or 0, size if outputs.stop is None else outputs.stop, size // count
+    return [slice(max(start, group * each), min(stop, (group + 1) * each)) for group in range(count)]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bertcompress.model import Model
 
 FORMAT = 2  # since 2, the graph of OpenVINO's files is sealed as well
+GRAPH = 2  # raised where the same model becomes another graph, which older versions read all the same
 SEALED_BYTES = "sealed_bytes"
 _WEIGHTS, _FACTS = "weights_sha256", "facts_sha256"
 

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from bertcompress.drafts import in_one_piece
 from bertcompress.encoder.bits import WHOLE
+from bertcompress.encoder.chain import ChainModel
 from bertcompress.encoder.logits import task_logits
+from bertcompress.encoder.operations import AttentionOperation
 from bertcompress.encoder.quantized import QuantizedLinear
 from bertcompress.errors import CheckpointError, ConfigError
-from bertcompress.export.graph import POOLED, check_head
+from bertcompress.export.graph import POOLED, check_head, last_mixing, steps_of
 from bertcompress.export.installed import require
 from bertcompress.export.onnx import export_onnx
 from bertcompress.export.openvino import TOKEN_STEPS, export_openvino
@@ -162,14 +165,28 @@ def _compared(model: Model, exported: ExportedModel, path: Path, target: str) ->
 
 
 def rounded_maps(model: Model) -> int:
-    """Return how many integer products lead to the logits: one for each quantized map, or group of its inputs."""
+    """Return how many integer products lead to the logits.
+
+    That is one for each quantized map, or group of its inputs, and where only the first token's queries are computed,
+    these apart from the keys and values of all.
+    """
     unused = "pooler" if model.spec.head.task not in POOLED else None
     maps = [
         part
         for name, part in model.network.named_modules()
         if isinstance(part, QuantizedLinear) and name.rpartition(".")[2] != unused
     ]
-    return sum(max(1, part.input_steps) for part in maps if part.activation_bits != WHOLE)
+    apart = _query_of_first(model)
+    return sum(max(1, part.input_steps, 2 * (part is apart)) for part in maps if part.activation_bits != WHOLE)
+
+
+def _query_of_first(model: Model) -> nn.Module | None:
+    """Return the map to queries, keys and values of which only the first token's queries are written."""
+    encoder = model.network if isinstance(model.network, ChainModel) else model.network.encoder
+    steps = steps_of(encoder)
+    last = last_mixing(steps)
+    mixing = steps[last] if last >= 0 and model.spec.head.task in POOLED else None
+    return mixing.qkv if isinstance(mixing, AttentionOperation) else None
 
 
 def _random_inputs(model: Model) -> dict[str, torch.Tensor]:

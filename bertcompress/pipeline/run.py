@@ -15,7 +15,7 @@ from bertcompress.compressors.base import Compressor, Context, require_task, set
 from bertcompress.downstream import scores as downstream_scores
 from bertcompress.evaluation.evaluate import MACS_LENGTH, check_metrics
 from bertcompress.export import writing as exports
-from bertcompress.export.seal import FORMAT
+from bertcompress.export.seal import FORMAT, GRAPH
 from bertcompress.model import Model
 from bertcompress.pipeline.chain import Pipeline, check_objectives
 from bertcompress.pipeline.environment import describe_environment
@@ -180,7 +180,7 @@ class Run:
     def _exported(self, folder: RunFolder, to: str, before: Path, made_of: Sequence[str]) -> dict[str, Any]:
         """Export the last model and move the file into its place, unless it is there."""
         name, (kind, precision) = f"export-{to}", exports.TARGETS[to]
-        mark = fingerprint(__version__, name, FORMAT, made_of)
+        mark = fingerprint(__version__, name, FORMAT, GRAPH, made_of)
         record = folder.finished(name, mark)
         if record is not None:
             logger.info("%s: done before, taken as it is", name)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from torch import nn
 
 import bertcompress as bc
 from bertcompress.cli import app
@@ -157,6 +158,57 @@ def test_an_exported_model_says_what_the_model_says(head, quantized, to, letters
         expected = said(model, batch)
         assert head == "regression" or expected.std() > 0.05
         assert_alike(said(loaded, batch), expected, quantized not in ("float", "weights-only", "tables-only"))
+
+
+ENDS = {  # chain -> layers, and how many of its maps are of the first token alone where a head reads that
+    "attention": ((Layer((FeedForward(7), Attention(2, 4)), 8),), 2),  # queries, and the attention's output
+    "convolution": ((*LAYERS[:1], Layer((SeparableConvolution(3), FeedForward(7)), 10)), 2),
+    "maps": ((Layer((Attention(2, 4),), 8), Layer((FeedForward(7),), 10), Layer((FeedForward(5),), 6)), 8),
+    "nothing mixed": ((Layer((FeedForward(7),), 8),), 3),  # and the map to width 8
+}
+
+
+def products_by_rank(path):
+    """Return how many products of an ONNX file have weights and give (batch, length, size), and (batch, size)."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True).graph
+    ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in graph.value_info}
+    weights = {each.name for each in graph.initializer}
+    found = [ranks[node.output[0]] for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights]
+    return found.count(3), found.count(2)
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("head", ["classification", "regression", "tagging"])
+def test_what_the_head_does_not_read_is_not_computed(head, end, letters_tokenizer, tmp_path, monkeypatch):
+    layers, alone = ENDS[end]
+    monkeypatch.setitem(globals(), "LAYERS", layers)
+    model = make_model(letters_tokenizer, head)
+    maps = [name for name, part in model.network.named_modules() if isinstance(part, nn.Linear)]
+    model.export(tmp_path / "m.onnx")
+    of_all, of_first = products_by_rank(tmp_path / "m.onnx")
+    if head == "tagging":
+        assert (of_all, of_first) == (len(maps), 0)
+        return
+    assert of_first == alone + 2  # pooler and classifier
+    assert of_all + of_first == len(maps) + (end in ("attention", "maps"))  # queries apart from keys and values
+
+
+@pytest.mark.parametrize("to", SUFFIXES)
+@pytest.mark.parametrize("quantized", ["float", "int8", "2-4-8", "three-inputs", "smooth"])
+@pytest.mark.parametrize("end", ENDS)
+def test_the_first_token_says_the_same_however_a_chain_ends(
+    end, quantized, to, letters_tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(globals(), "LAYERS", ENDS[end][0])
+    model = make_model(letters_tokenizer, "classification", QUANTIZATIONS[quantized])
+    export = model.export(tmp_path / f"m{SUFFIXES[to]}")
+    assert export.integer_products == rounded_maps(model)
+    batch = batch_of(letters_tokenizer, (11, 6, 2, 9) * 8)
+    expected = said(model, batch)
+    assert expected.std() > 0.05
+    assert_alike(said(bc.runtime.load(export.path), batch), expected, quantized != "float")
 
 
 @pytest.mark.parametrize("codes", [CodeRange(-127, 127), CodeRange(0, 255), CodeRange(-7, 7)])
@@ -505,7 +557,7 @@ def test_files_of_few_bits_are_small_and_execute_what_those_of_bytes_do(bits, ke
     saved = exports[8].size_in_bytes - exports[bits].size_in_bytes
     assert count > 1_500_000
     assert saved == pytest.approx(count * (1 - kept / 8), abs=30_000)  # unpacking takes some operators
-    assert exports[bits].integer_products == exports[8].integer_products == 9
+    assert exports[bits].integer_products == exports[8].integer_products == 10
     unpacking = ("BitShift", "BitwiseAnd", "Concat", "Slice", "Add") if to == "onnx" else ()  # of rows of tables
     executed = [{name: n for name, n in each.kernels.items() if name not in unpacking} for each in exports.values()]
     assert executed[0] == executed[1]
