@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from bertcompress import __version__
-from bertcompress.console import downstream_table, plan_table, results_table
+from bertcompress.console import downstream_table, plan_notes, plan_table, results_table
 from bertcompress.errors import BertCompressError, ConfigError, allowed
 
 if TYPE_CHECKING:
@@ -127,8 +127,10 @@ def plan(config: Config, set_: Sets = None) -> None:
     """Show size, MACs, time, memory and energy of every step; trains nothing, but times a few random steps."""
     loaded = _load(config, set_)
     from bertcompress import runs
+    from bertcompress.evaluation.hardware import load_average, usable_cores
 
-    _console().print(plan_table(loaded.name, runs.plan(loaded)))
+    notes = plan_notes(loaded.export, load_average(), usable_cores())  # the load before this adds to it
+    _console().print(plan_table(loaded.name, runs.plan(loaded), notes))
 
 
 @app.command()

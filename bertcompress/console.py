@@ -12,30 +12,56 @@ if TYPE_CHECKING:
     from bertcompress.pipeline.planning import PlannedStep
 
 MACS_LENGTH = 128  # tokens of the sequence that multiply-accumulates are counted for
+BUSY = 0.5  # processes for each core; with more, what is timed is said to be slower than it could be
 
 
-def plan_table(name: str, steps: Sequence[PlannedStep]) -> Table:
-    """Return the planned steps as a table.
+def plan_table(name: str, steps: Sequence[PlannedStep], notes: Sequence[str] = ()) -> Table:
+    """Return the planned steps as a table; how weights are stored is a column where any are quantized.
 
     Args:
         name: the run's name.
         steps: with their specs and estimated costs.
+        notes: lines below the table.
     """
     from rich.table import Table
 
-    table = Table(title=f"Plan of {name} (times, memory and energy are estimates)", title_justify="left")
+    title = f"Plan of {name} (times, memory and energy are estimates)"
+    table = Table(title=title, title_justify="left", caption="\n".join(notes) or None, caption_justify="left")
+    stored = ("weights",) if any(step.spec.low_bits for step in steps) else ()
+    sizes = ("layers", "hidden", "parameters", *stored, f"MACs@{MACS_LENGTH}", "bytes")
     table.add_column("step", overflow="fold")
-    for column in ("layers", "hidden", "parameters", f"MACs@{MACS_LENGTH}", "bytes", "time", "memory MiB", "energy Wh"):
+    for column in (*sizes, "time", "memory MiB", "energy Wh"):
         table.add_column(column, justify="right", no_wrap=True)
     for step in steps:
         spec = step.spec
-        sizes = (str(spec.num_layers), _widths(spec), f"{spec.parameters():,}", _giga(spec.macs(MACS_LENGTH)))
+        shape = (
+            str(spec.num_layers),
+            _widths(spec),
+            f"{spec.parameters():,}",
+            *[spec.low_bits or "float32"][: len(stored)],
+        )
         costs = (_seconds(step.seconds), f"{step.memory_mib:.0f}", f"{step.energy_kwh * 1000:.2f}")
-        table.add_row(step.name, *sizes, f"{spec.bytes():,}", *costs)
+        table.add_row(step.name, *shape, _giga(spec.macs(MACS_LENGTH)), f"{spec.bytes():,}", *costs)
     total = _seconds(sum(step.seconds for step in steps)), "", f"{sum(step.energy_kwh for step in steps) * 1000:.2f}"
     table.add_section()
-    table.add_row("all steps", *[""] * 5, *total)
+    table.add_row("all steps", *[""] * len(sizes), *total)
     return table
+
+
+def plan_notes(exports: Sequence[str], load: float | None, cores: int) -> list[str]:
+    """Return what else there is to say of a plan.
+
+    Args:
+        exports: what the last model is exported to.
+        load: how many processes wanted a core before the steps were timed; None where the platform does not tell.
+        cores: that there are.
+    """
+    notes = [f"At the end the last model is exported to {' and '.join(exports)}."] if exports else []
+    if load is not None and load > BUSY * cores:
+        notes.append(
+            f"Other processes are at work (load {load:.1f} on {cores} cores): times would be shorter without them."
+        )
+    return notes
 
 
 def results_table(results: Mapping[str, Any]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from bertcompress.compressors import METHODS
 from bertcompress.data.tasks import TASKS
 from bertcompress.encoder.network import build
 from bertcompress.encoder.spec import Embeddings, EncoderSpec, Head, uniform_layers
+from bertcompress.encoder.tensors import Quantization
 from bertcompress.errors import RunError
 from bertcompress.model import Model
 from bertcompress.pipeline.planning import PlannedStep
@@ -321,6 +323,29 @@ def test_the_plan_is_a_table_of_sizes_and_costs() -> None:
         ],
         ["all steps", "", "", "", "", "", "1.5 h", "", "12.30"],
     ]
+
+
+def test_the_plan_says_how_weights_are_stored_and_what_else_there_is() -> None:
+    plain = EncoderSpec(Embeddings(1000, 64), uniform_layers(2, 64, 4, 256), Head("classification", 2))
+    steps = [
+        PlannedStep("0-teacher", plain, 1.0, 1.0, 0.0),
+        PlannedStep("1-kdlsq", plain.replace(quantization=Quantization(2, 2, 8)), 1.0, 1.0, 0.0),
+    ]
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(cli.plan_table("tiny", steps, ["It is exported."]))
+    said = console.export_text()
+    assert re.search(r"parameters ┃ weights ┃", said)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
+    assert [row[4] for row in rows] == ["float32", "2-bit", ""]
+    assert [len(row) for row in rows] == [10, 10, 10]
+    assert said.rstrip().endswith("It is exported.")
+
+
+def test_the_notes_of_a_plan_tell_of_exports_and_of_a_busy_machine() -> None:
+    assert cli.plan_notes((), 0.9, 2) == cli.plan_notes((), None, 2) == []
+    exports, busy = cli.plan_notes(("onnx", "openvino"), 1.1, 2)
+    assert exports == "At the end the last model is exported to onnx and openvino."
+    assert busy == "Other processes are at work (load 1.1 on 2 cores): times would be shorter without them."
 
 
 @pytest.mark.parametrize(
