@@ -67,8 +67,10 @@ def by_key(results: Results) -> dict[Key, dict[int, Mapping[str, Any]]]:
 
 
 def _trained_on(cell: Mapping[str, str]) -> str:
-    """Return a cell's task, and how it was trained where that is not as most were."""
-    return f"{cell['task']} ({cell['training'].replace('-', ' ')})" if "training" in cell else cell["task"]
+    """Return a cell's task, and how it or its teacher was trained where that is not as most were."""
+    told = [cell["training"]] if "training" in cell else []
+    told += [f"teacher of {cell['teacher']}"] if "teacher" in cell else []
+    return f"{cell['task']} ({', '.join(told).replace('-', ' ')})" if told else cell["task"]
 
 
 def _score(found: Mapping[str, Any], whose: str = "scores") -> float:

@@ -83,11 +83,11 @@ def test_results_that_are_kept_are_of_todays_experiment(folder):
     assert len(done) == len(list(folder.rglob("*.json")))
 
 
-def planted(group, seed, score, teacher=90.0, bits="2-2-8", label=96.0, **cell):
+def planted(group, seed, score, teachers=90.0, bits="2-2-8", label=96.0, **cell):
     found = {
         "metric": "accuracy",
         "scores": {"accuracy": score / 100},
-        "teacher_scores": {"accuracy": teacher / 100},
+        "teacher_scores": {"accuracy": teachers / 100},
         "loyalty": {"label": label / 100},
         "bytes": 2**20,
     }
@@ -115,18 +115,25 @@ def test_verdicts_follow_from_planted_results():
     assert ["sst2", "2-2-8", "kdlsq", "kl", "88.1 (88.0 to 88.2)"] in [row[:5] for row in rows]
 
 
-def test_other_trainings_are_compared_among_themselves():
-    other = {"training": "9-epochs"}
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"training": "9-epochs"}, "sst2 (9 epochs)"),
+        ({"teacher": "10-epochs"}, "sst2 (teacher of 10 epochs)"),
+        ({"training": "9-epochs", "teacher": "10-epochs"}, "sst2 (9 epochs, teacher of 10 epochs)"),
+    ],
+)
+def test_other_trainings_are_compared_among_themselves(other, told):
     results = [
         planted("kdlsq", 0, 80.0),
         *(planted("longer", seed, 89.0 + 0.1 * seed, method="kdlsq", **other) for seed in range(3)),
         *(planted("longer", seed, 88.0 + 0.1 * seed, method="lsq", **other) for seed in range(3)),
     ]
-    found = {(claim.says, claim.where.split(",")[0]): claim.verdict for claim in kdlsq.claims(results)}
+    found = {(claim.says, claim.where.partition(", seeds")[0]): claim.verdict for claim in kdlsq.claims(results)}
     assert found["2-2-8 bits are within 3 points of float", "sst2"] == "undecided"
-    assert found["2-2-8 bits are within 3 points of float", "sst2 (9 epochs)"] == HOLDS
-    assert found["at 2-2-8 bits kdlsq scores above lsq", "sst2 (9 epochs)"] == HOLDS
-    assert ["sst2 (9 epochs)", "2-2-8", "lsq", "kl", "88.1 (88.0 to 88.2)"] in [row[:5] for row in kdlsq.table(results)]
+    assert found["2-2-8 bits are within 3 points of float", told] == HOLDS
+    assert found["at 2-2-8 bits kdlsq scores above lsq", told] == HOLDS
+    assert [told, "2-2-8", "lsq", "kl", "88.1 (88.0 to 88.2)"] in [row[:5] for row in kdlsq.table(results)]
 
 
 def test_a_group_may_have_limits_of_its_own(place):
