@@ -182,6 +182,10 @@ def export_openvino(network: ChainPreTrainedModel, path: Path, facts: dict[str, 
     result = graph.ops.result(write(graph, network, (inputs[0], inputs[1], inputs[2])))
     result.output(0).tensor.names = {"logits"}
     model = openvino.Model([result], inputs, "bertcompress")
+    # Names of OpenVINO's own count on through the process: the same model would be another file each time.
+    for place, each in enumerate(model.get_ordered_ops()):
+        if each.get_type_name() != "Parameter":
+            each.set_friendly_name(f"{each.get_type_name()}_{place}")
     _save(model, path)
     # Written once more: the seal stands in the first file, and is of both as they are then.
     for name, value in sealed(facts, checked_bytes(path, facts)).items():

@@ -211,6 +211,16 @@ def test_the_first_token_says_the_same_however_a_chain_ends(
     assert_alike(said(bc.runtime.load(export.path), batch), expected, quantized != "float")
 
 
+@pytest.mark.parametrize("to", SUFFIXES)
+def test_the_same_model_is_the_same_file(to, letters_tokenizer, tmp_path):
+    model = make_model(letters_tokenizer, "classification", QUANTIZATIONS["2-4-8"])
+    for name in ("one", "two"):
+        model.export(tmp_path / f"{name}{SUFFIXES[to]}")
+    for suffix in (".onnx",) if to == "onnx" else (".xml", ".bin"):
+        one, two = ((tmp_path / f"{name}{suffix}").read_bytes() for name in ("one", "two"))
+        assert one == two
+
+
 @pytest.mark.parametrize("codes", [CodeRange(-127, 127), CodeRange(0, 255), CodeRange(-7, 7)])
 def test_openvino_rounds_to_the_same_codes(codes):
     """Also beside ties, four floats off; FakeQuantize alone, which adds 127 first, cannot tell the sides there."""
